@@ -1,0 +1,62 @@
+# Set-up, the demo and the checks. `make` or `make help` prints the targets.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV ?= .venv
+WORK ?= work
+RECIPE ?= one_gpu
+ARGS ?=
+UV_VERSION := 0.13.8
+BIN := $(VENV)/bin
+UV := .uv/bin/uv
+VERBS := ingest pseudolabel cache-teacher pretrain export compare plan status run
+
+# sam2 builds from source: no CUDA extension, and no opt-in statistics from ray.
+export SAM2_BUILD_CUDA = 0
+export RAY_USAGE_STATS_ENABLED = 0
+
+.DEFAULT_GOAL := help
+
+help: ## print this list
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  make VERB RECIPE=one_gpu ARGS='workdir=...'   VERB is one of: $(VERBS)"
+
+setup: $(VENV)/.ready ## virtual environment with the locked dependencies (brings its own uv)
+
+$(UV):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $(PYTHON) is older than 3.11; install Python 3.11 or newer, or name one: make setup PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "error: $(PYTHON) has no venv module; on Debian or Ubuntu: apt-get install python3-venv"; exit 1; }
+	@$(PYTHON) -m venv .uv && .uv/bin/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+
+$(VENV)/.ready: requirements.lock pyproject.toml | $(UV)
+	@test -d $(VENV) || $(UV) venv --quiet --python $(PYTHON) $(VENV)
+	@$(UV) pip sync --python $(BIN)/python --require-hashes --build-constraints requirements.lock requirements.lock
+	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+lock: $(UV) ## resolve the dependencies anew into requirements.lock
+	$(UV) pip compile pyproject.toml --extra dev --universal --python-version 3.11 --no-emit-index-url --generate-hashes --quiet -o requirements.lock
+
+demo: setup ## a small multi-sensor corpus, all stages, a table and report.png (about 5 minutes)
+	@$(BIN)/hypervision run demo workdir=$(WORK)/demo $(ARGS)
+
+$(VERBS): setup
+	@$(BIN)/hypervision $@ $(RECIPE) $(ARGS)
+
+lint: setup ## style, types, import contracts
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	@$(BIN)/mypy hypervision sharding pseudolabel distill pretrain pipeline
+	@$(BIN)/lint-imports
+
+test: setup ## the test suite (CPU, under 15 minutes on 2 cores)
+	@$(BIN)/python -m pytest -m "not slow and not gpu" tests
+
+test-slow: setup ## the long checks: three seeds of the evidence, random kills
+	@$(BIN)/python -m pytest -m slow tests
+
+test-gpu: setup ## the checks that need a GPU; they skip with a reason where there is none
+	@$(BIN)/python -m pytest -m gpu tests
+
+clean: ## remove the environment and the demo's work folder
+	rm -rf $(VENV) .uv $(WORK)
+
+.PHONY: help setup lock demo $(VERBS) lint test test-slow test-gpu clean

@@ -1,0 +1,22 @@
+"""The model library: a channel-adaptive hyperspectral backbone that takes any camera.
+
+    cube_BCHW + wavelength_nm + gsd_m  ->  spectral embedding  ->  blocks  ->  taps, neck
+                                                                     neck  ->  semantic embedding, masks
+
+`create_model` builds one by name (see `list_models`), `model.encode` returns its feature maps.
+Only torch is needed to import this package; safetensors is imported when such a file is read.
+"""
+
+from hypervision.checkpoint import LoadReport, load_weights, save_weights
+from hypervision.model import HyperModel, create_model, list_models
+from hypervision.spectral import match_bands
+
+__all__ = [
+    "HyperModel",
+    "LoadReport",
+    "create_model",
+    "list_models",
+    "load_weights",
+    "match_bands",
+    "save_weights",
+]
