@@ -1,0 +1,162 @@
+"""The catalog: one declarative row per dataset, and the user's own camera as one more row.
+
+A row says where the files are, how they are laid out, and what their bands mean. Known rows lie in
+`sharding/rows/`; a YAML file of the same form describes any other camera.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sharding.errors import ConfigError, InputError
+from sharding.schema import load_yaml, typed
+
+ROWS = Path(__file__).parent / "rows"
+CONTAINERS = ("mat", "envi", "mosaic-png", "hsd")
+SPATIAL_OPS = ("rot90cw", "rot90ccw", "transpose", "fliplr", "flipud")
+
+
+@dataclass
+class Mosaic:
+    """A snapshot mosaic: side of the filter cell and the cell positions that hold no band."""
+
+    cell: int = 4
+    drop: list[int] = field(default_factory=list)
+
+
+@dataclass
+class Row:
+    """How to read one dataset.
+
+    Fields:
+        container: mat, envi, mosaic-png or hsd.
+        files: glob below the dataset's folder; every match is one scene.
+        variable: array in a .mat (none = its largest 3-D array).
+        axes: order of the axes of that array, letters h, w, b.
+        spatial_ops: turns applied to the image plane after reading, in order.
+        wavelength: "file" (header or file header), a list in nm, {start, stop, count}, {start, step, count},
+            or {variable: NAME or [NAMES]} for a vector in the same .mat. There is no default.
+        fwhm_nm: one width for all bands, a list, "file", or none if unknown.
+        units, scale, offset: physical value = stored * scale + offset; scale none = what the file says, or 1.
+        nodata: stored value of a missing pixel; valid_variable: a mask in the same .mat, non-zero = valid.
+        gsd_m: ground sampling distance in metres.
+        confidence: what is doubtful about this row, in words.
+    """
+
+    key: str
+    container: str
+    files: str
+    wavelength: Any
+    gsd_m: float
+    title: str = ""
+    variable: str | None = None
+    axes: str = "hwb"
+    spatial_ops: list[str] = field(default_factory=list)
+    fwhm_nm: Any = None
+    units: str = "unknown"
+    scale: float | None = None
+    offset: float = 0.0
+    nodata: float | None = None
+    valid_variable: str | None = None
+    mosaic: Mosaic | None = None
+    sensor: str = "unknown"
+    licence: str = "unknown"
+    download: str = ""
+    confidence: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse a row that cannot be meant."""
+        if self.container not in CONTAINERS:
+            raise ValueError(f"container {self.container!r} is not one of {', '.join(CONTAINERS)}")
+        if sorted(self.axes) != sorted("hwb"):
+            raise ValueError(f"axes {self.axes!r} must be the letters h, w and b in the order on disk")
+        wrong = [op for op in self.spatial_ops if op not in SPATIAL_OPS]
+        if wrong:
+            raise ValueError(f"spatial_ops {wrong[0]!r} is not one of {', '.join(SPATIAL_OPS)}")
+        if self.container == "mosaic-png" and self.mosaic is None:
+            raise ValueError("a mosaic-png row needs mosaic: {cell: 4}")
+        if not (math.isfinite(self.gsd_m) and self.gsd_m > 0):
+            raise ValueError(f"gsd_m must be a positive number of metres, not {self.gsd_m}")
+        if isinstance(self.wavelength, (list, dict)) and "variable" not in self.wavelength:
+            check_wavelengths(expand_wavelength(self.wavelength), None, "wavelength")
+
+    def bytes_config(self) -> dict[str, Any]:
+        """The fields that change the bytes of an ingested cube."""
+        words = ("title", "licence", "download", "confidence", "files")
+        return {key: value for key, value in asdict(self).items() if key not in words}
+
+
+def expand_wavelength(spec: Any) -> list[float]:
+    """The wavelengths of a list or an even {start, stop | step, count} specification, in nm."""
+    if isinstance(spec, dict):
+        try:
+            count = int(spec["count"])
+            start = float(spec["start"])
+            step = float(spec["step"]) if "step" in spec else (float(spec["stop"]) - start) / max(count - 1, 1)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"wavelength {spec} must be a list, or have start, count and stop or step") from error
+        return [start + index * step for index in range(count)]
+    return [float(nm) for nm in spec]
+
+
+def check_wavelengths(wavelength_nm: list[float], bands: int | None, source: str) -> tuple[float, ...]:
+    """Refuse wavelengths that are not one finite nanometre value per band within 300-3000.
+
+    Raises:
+        ValueError: with what to do about it.
+    """
+    if bands is not None and len(wavelength_nm) != bands:
+        raise ValueError(f"{source} gives {len(wavelength_nm)} wavelengths but the cube has {bands} bands")
+    wrong = [nm for nm in wavelength_nm if not (math.isfinite(nm) and 300 <= nm <= 3000)]
+    if wrong or not wavelength_nm:
+        um = bool(wrong) and all(0.3 <= nm <= 3.0 for nm in wrong)
+        hint = "; a value like that looks like micrometres, multiply by 1000" if um else ""
+        got = f"{wrong[0]:g}" if wrong else "none"
+        raise ValueError(f"{source}: wavelengths must be nanometres within 300-3000, got {got}{hint}")
+    return tuple(wavelength_nm)
+
+
+def keys() -> list[str]:
+    """Keys of the known rows."""
+    return sorted(path.stem for path in ROWS.glob("*.yaml"))
+
+
+def load_row(key_or_path: str) -> Row:
+    """A known row by its key, or the user's own row from a YAML file.
+
+    Raises:
+        ConfigError: no such row, or a row with a wrong key or value.
+    """
+    path = ROWS / f"{key_or_path}.yaml"
+    if not path.is_file():
+        path = Path(key_or_path)
+        if path.suffix not in (".yaml", ".yml"):
+            near = difflib.get_close_matches(key_or_path, keys(), 1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            raise ConfigError(
+                f"no dataset is named {key_or_path!r}; {hint}known rows: {', '.join(keys())}; "
+                f"for your own camera set row=camera.yaml (docs in README)"
+            )
+    return typed(Row, load_yaml(path), str(path))
+
+
+def find_scenes(row: Row, root: Path, limit: int | None = None) -> list[tuple[str, Path]]:
+    """(scene id, file) of every scene below `root`, sorted by path.
+
+    Raises:
+        InputError: the folder is missing, or no file in it matches.
+    """
+    if not root.is_dir():
+        raise InputError(f"{root} is not a folder; set the root of dataset {row.key} to where its files are")
+    paths = sorted(path for path in root.glob(row.files) if path.is_file())[:limit]
+    if not paths:
+        raise InputError(f"no file below {root} matches {row.files!r} (dataset {row.key}); check root= and files:")
+    stems = ["-".join(path.relative_to(root).with_suffix("").parts) for path in paths]
+    names = ["".join(c if c.isalnum() or c in "_-" else "_" for c in stem) for stem in stems]
+    if len(set(names)) < len(names):
+        names = [f"{name}-{path.suffix[1:]}" for name, path in zip(names, paths, strict=True)]
+    return list(zip(names, paths, strict=True))

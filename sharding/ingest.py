@@ -1,0 +1,111 @@
+"""`ingest`: raw dataset folder + catalog row -> `cubes/<dataset>.zarr/<scene>`, on Ray CPU tasks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sharding.catalog import Row, find_scenes, load_row
+from sharding.errors import InputError
+from sharding.readers import open_raw
+from sharding.records import Failure, Record, Unit, commit, commit_failure, fingerprint, read_record, sha256_file
+from sharding.stage import RunOptions, StageResult, run_units
+
+LOGIC = 1
+
+
+@dataclass
+class DatasetConfig:
+    """One dataset of a recipe: a catalog key, where its files are, and optionally the user's own row."""
+
+    name: str
+    root: str
+    row: str | None = None
+    limit: int | None = None
+    train: bool = True
+
+
+def dataset_row(dataset: DatasetConfig) -> Row:
+    """The catalog row of a dataset, under the dataset's own name."""
+    row = load_row(dataset.row or dataset.name)
+    row.key = dataset.name
+    return row
+
+
+def cube_paths(workdir: Path, dataset: str, scene: str) -> tuple[Path, Path]:
+    """Where a scene's data and its record lie."""
+    cubes = workdir / "cubes"
+    return cubes / f"{dataset}.zarr" / scene, cubes / f"{dataset}.records" / f"{scene}.json"
+
+
+def _stat(path: Path) -> list[Any]:
+    status = path.stat()
+    return [path.name, status.st_size, status.st_mtime_ns]
+
+
+def _source_files(path: Path) -> list[Path]:
+    """A scene's file; for a header also the data files of the same stem beside it."""
+    if path.suffix.lower() != ".hdr":
+        return [path]
+    return sorted(other for other in path.parent.iterdir() if other.stem == path.stem and other.is_file())
+
+
+def _input_fingerprint(path: Path, record_path: Path) -> str:
+    """Hash of a scene's files; those whose size and time the record already knows are not read again."""
+    try:
+        files = _source_files(path)
+        stats = [_stat(file) for file in files]
+        if record_path.is_file():
+            record = read_record(record_path)
+            if record.extra.get("stat") == stats:
+                return record.inputs
+        return fingerprint([[file.name, sha256_file(file)] for file in files])
+    except OSError as error:
+        return f"unreadable: {error.strerror}"
+
+
+def ingest_units(workdir: Path, datasets: Sequence[DatasetConfig]) -> list[Unit]:
+    """One unit per scene of every dataset.
+
+    Raises:
+        ConfigError, InputError: an unknown row, a missing or empty folder.
+    """
+    units = []
+    for dataset in datasets:
+        row = dataset_row(dataset)
+        config = {"logic": LOGIC, "row": row.bytes_config()}
+        for scene, path in find_scenes(row, Path(dataset.root).expanduser(), dataset.limit):
+            data, record = cube_paths(workdir, dataset.name, scene)
+            inputs = _input_fingerprint(path, record)
+            units.append(Unit("ingest", f"{dataset.name}/{scene}", data, record, inputs, config, (row, scene, path)))
+    return units
+
+
+def ingest_one(unit: Unit) -> Record:
+    """Read one raw scene and write its cube; a scene that cannot be read becomes a failure row."""
+    from sharding.store import check_cube, write_cube
+
+    row, scene, path = unit.payload
+
+    def write(temporary: Path) -> Any:
+        raw = open_raw(row, path)
+        body = write_cube(temporary, row, scene, raw)
+        body.extra["stat"] = [_stat(file) for file in _source_files(path)]
+        return body
+
+    try:
+        return commit(unit, write, check_cube)
+    except InputError as error:
+        return commit_failure(unit, Failure.of(str(path), error))
+
+
+def ingest(workdir: Path, datasets: Sequence[DatasetConfig], workers: int, options: RunOptions) -> StageResult:
+    """Bring every scene of the datasets into the cube store."""
+    from sharding.workers import map_tasks
+
+    units = ingest_units(workdir, datasets)
+    slots = workers or os.cpu_count() or 1
+    return run_units("ingest", units, workdir / "cubes", options, lambda todo: map_tasks(ingest_one, todo, slots))

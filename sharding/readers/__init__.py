@@ -1,0 +1,150 @@
+"""Readers, one per container and none per dataset. They need neither torch nor ray.
+
+    open_raw(row, path)  ->  RawCube: header (shape, dtype, wavelengths) at once, pixels when asked
+
+A cube is a lazily mapped view (height, width, X); for low-rank containers X is the number of components and
+the bands are expanded on reading, so turns of the image plane are views too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sharding.catalog import Row, check_wavelengths, expand_wavelength
+from sharding.errors import HyperVisionError, InputError
+
+Array = NDArray[Any]
+MAX_VALUES = 1 << 40
+
+
+@dataclass(frozen=True)
+class RawCube:
+    """One scene as it lies on disk.
+
+    Fields:
+        base_HWX: lazily mapped view; X is the band axis, or the component axis if `basis` is given.
+        wavelength_nm, fwhm_nm: one per band, if the file tells.
+        basis: (mean_B, coeff_DB) of a low-rank cube.
+        valid_HW: mask of valid pixels stored beside the cube, if any.
+        scale, nodata: what the file says, if it says so.
+        sources: every file that the cube was read from.
+        note: what the reader had to assume.
+    """
+
+    base_HWX: Array
+    sources: tuple[Path, ...]
+    wavelength_nm: tuple[float, ...] | None = None
+    fwhm_nm: tuple[float, ...] | None = None
+    basis: tuple[Array, Array] | None = None
+    valid_HW: Array | None = None
+    scale: float | None = None
+    nodata: float | None = None
+    note: str = ""
+
+    @property
+    def shape_HWB(self) -> tuple[int, int, int]:
+        """Height, width, bands."""
+        height, width, last = self.base_HWX.shape
+        return height, width, last if self.basis is None else len(self.basis[0])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the values that `read` returns."""
+        return self.base_HWX.dtype.newbyteorder("=") if self.basis is None else np.dtype(np.float32)
+
+    def read(self, rows: slice = slice(None), cols: slice = slice(None), bands: Any = slice(None)) -> Array:
+        """Pixels of a window and a subset of bands, (h, w, b), without touching the rest."""
+        window = self.base_HWX[rows, cols]
+        if self.basis is None:
+            return np.ascontiguousarray(window[..., bands]).astype(self.dtype, copy=False)
+        mean_B, coeff_DB = self.basis
+        cube = np.ascontiguousarray(window, dtype=np.float32) @ coeff_DB[:, bands]
+        cube += mean_B[bands]
+        return cube
+
+
+@contextmanager
+def reading(path: Path, what: str) -> Iterator[None]:
+    """Turn anything that goes wrong while opening or reading `path` into an `InputError`."""
+    try:
+        yield
+    except HyperVisionError:
+        raise
+    except FileNotFoundError as error:
+        raise InputError(f"{error.filename or path} does not exist") from error
+    except PermissionError as error:
+        raise InputError(f"{path} cannot be read: no permission") from error
+    except MemoryError as error:
+        raise InputError(f"{path}: {what} asks for more memory than there is") from error
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(f"{path} is not a readable {what}, or cut short ({reason}); get the file again") from error
+
+
+def _reader(container: str) -> Callable[[Row, Path], RawCube]:
+    from sharding.readers import envi, hsd, mat, mosaic
+
+    return {"mat": mat.open_mat, "envi": envi.open_envi, "mosaic-png": mosaic.open_mosaic, "hsd": hsd.open_hsd}[
+        container
+    ]
+
+
+def _turn(array_HW: Array, ops: list[str]) -> Array:
+    turns: dict[str, Callable[[Array], Array]] = {
+        "rot90cw": lambda a: np.rot90(a, -1),
+        "rot90ccw": lambda a: np.rot90(a, 1),
+        "transpose": lambda a: np.swapaxes(a, 0, 1),
+        "fliplr": np.fliplr,
+        "flipud": np.flipud,
+    }
+    for op in ops:
+        array_HW = turns[op](array_HW)
+    return array_HW
+
+
+def open_raw(row: Row, path: Path) -> RawCube:
+    """Open one scene of a dataset; its wavelengths are checked, its image plane is turned as the row says.
+
+    Raises:
+        InputError: the file is missing, cut short, or does not fit its row.
+    """
+    with reading(path, f"{row.container} scene"):
+        raw = _reader(row.container)(row, path)
+        height, width, bands = raw.shape_HWB
+        if min(raw.base_HWX.shape) < 1 or height * width * bands > MAX_VALUES:
+            raise InputError(f"{path}: a cube of {height} x {width} x {bands} cannot be meant; check the header")
+        try:
+            wavelength_nm, source = _wavelengths(row, raw)
+            wavelength_nm = check_wavelengths(list(wavelength_nm), bands, source)
+            fwhm_nm = _fwhm(row, raw, bands)
+        except ValueError as error:
+            raise InputError(f"{path}: {error}; mend wavelength or fwhm_nm in row {row.key}") from error
+        valid = None if raw.valid_HW is None else _turn(raw.valid_HW, row.spatial_ops)
+        base = _turn(raw.base_HWX, row.spatial_ops)
+    return replace(raw, base_HWX=base, valid_HW=valid, wavelength_nm=wavelength_nm, fwhm_nm=fwhm_nm)
+
+
+def _wavelengths(row: Row, raw: RawCube) -> tuple[tuple[float, ...], str]:
+    if row.wavelength == "file" or (isinstance(row.wavelength, dict) and "variable" in row.wavelength):
+        if raw.wavelength_nm is None:
+            raise ValueError("the file does not tell its wavelengths, give them in the row")
+        return raw.wavelength_nm, "the file"
+    if not isinstance(row.wavelength, (list, dict)):
+        raise ValueError(f"wavelength {row.wavelength!r} is not understood")
+    return tuple(expand_wavelength(row.wavelength)), "the row"
+
+
+def _fwhm(row: Row, raw: RawCube, bands: int) -> tuple[float, ...] | None:
+    if row.fwhm_nm is None or row.fwhm_nm == "file":
+        return raw.fwhm_nm
+    widths = [float(row.fwhm_nm)] * bands if isinstance(row.fwhm_nm, (int, float)) else list(map(float, row.fwhm_nm))
+    if len(widths) != bands:
+        raise ValueError(f"fwhm_nm has {len(widths)} values but the cube has {bands} bands")
+    return tuple(widths)

@@ -1,0 +1,206 @@
+"""The cube store: one Zarr v3 group per scene, integers with scale and offset, everything needed to use it beside.
+
+    <scene>/cube   (band, height, width), the sensor's integers or uint16 steps of a float cube
+    <scene>/valid  (height, width) uint8, only where some pixels are invalid
+    attributes     wavelength_nm, fwhm_nm, bad_band, scale, offset, units, gsd_m, sensor, source files, licence
+
+physical value = stored * scale + offset. Float cubes are rounded to at most half a step, which is declared.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.codecs import BloscCodec
+
+from sharding.catalog import Row
+from sharding.errors import InputError
+from sharding.readers import Array, RawCube
+from sharding.records import Body, sha256_file
+
+CHUNK_BANDS, CHUNK_SIDE = 16, 256
+STEPS = 65534
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Cube:
+    """An ingested scene, lazily opened."""
+
+    path: Path
+    attrs: dict[str, Any]
+    stored: Any
+    valid_HW: Array | None
+
+    @property
+    def shape_CHW(self) -> tuple[int, int, int]:
+        """Bands, height, width."""
+        bands, height, width = self.stored.shape
+        return bands, height, width
+
+    @property
+    def wavelength_nm(self) -> Array:
+        """Band centres in nm."""
+        return np.asarray(self.attrs["wavelength_nm"], np.float64)
+
+    @property
+    def good_band(self) -> Array:
+        """Indices of the bands that carry a signal."""
+        return np.flatnonzero(~np.asarray(self.attrs["bad_band"], bool))
+
+    def physical(self, stored: Array) -> Array:
+        """Stored integers in physical units, float32."""
+        scale, offset = np.float32(self.attrs["scale"]), np.float32(self.attrs["offset"])
+        return np.asarray(stored, np.float32) * scale + offset
+
+    def valid(self, rows: slice = slice(None), cols: slice = slice(None)) -> Array:
+        """Mask of valid pixels of a window."""
+        if self.valid_HW is None:
+            return np.ones(self.shape_CHW[1:], bool)[rows, cols]
+        return np.asarray(self.valid_HW[rows, cols]) != 0
+
+
+def open_cube(path: Path) -> Cube:
+    """Open an ingested scene without reading its pixels.
+
+    Raises:
+        InputError: no cube there.
+    """
+    try:
+        group = zarr.open_group(path, mode="r")
+        arrays = dict(group.arrays())
+        return Cube(path, dict(group.attrs), arrays["cube"], arrays.get("valid"))
+    except (FileNotFoundError, KeyError, ValueError) as error:
+        raise InputError(f"{path} is not an ingested cube ({error}); run ingest again") from error
+
+
+@dataclass
+class _Statistics:
+    """First pass over a scene: extremes per band and invalid pixels."""
+
+    low_B: Array
+    high_B: Array
+    valid_HW: Array
+
+
+def _blocks(height: int) -> Iterator[slice]:
+    for start in range(0, height, CHUNK_SIDE):
+        yield slice(start, min(start + CHUNK_SIDE, height))
+
+
+def _invalid(block: Array, nodata: float | None) -> Array:
+    """Pixels that are not finite in some band, or missing in every band."""
+    bad = ~np.isfinite(block).all(-1) if block.dtype.kind == "f" else np.zeros(block.shape[:2], bool)
+    if nodata is not None:
+        bad |= (block == np.asarray(nodata).astype(block.dtype)).all(-1)
+    return bad
+
+
+def _survey(raw: RawCube, nodata: float | None) -> _Statistics:
+    height, width, bands = raw.shape_HWB
+    low, high = np.full(bands, np.inf), np.full(bands, -np.inf)
+    valid = np.ones((height, width), bool) if raw.valid_HW is None else raw.valid_HW.astype(bool).copy()
+    if valid.shape != (height, width):
+        raise InputError(f"{raw.sources[0]}: the valid mask is {valid.shape}, the cube {(height, width)}")
+    for rows in _blocks(height):
+        block = raw.read(rows)
+        valid[rows] &= ~_invalid(block, nodata)
+        pixels = block[valid[rows]]
+        if len(pixels):
+            low, high = np.minimum(low, pixels.min(0)), np.maximum(high, pixels.max(0))
+    if not valid.any():
+        raise InputError(f"{raw.sources[0]}: no pixel is valid (all are NaN, missing or masked)")
+    return _Statistics(low, high, valid)
+
+
+def _quantiser(raw: RawCube, stats: _Statistics) -> tuple[np.dtype[Any], float, float]:
+    """Stored type, step and offset: integers up to 16 bits stay as they are, the rest becomes uint16 steps."""
+    if raw.dtype.kind in "iu" and raw.dtype.itemsize <= 2:
+        return raw.dtype, 1.0, 0.0
+    low, high = float(stats.low_B.min()), float(stats.high_B.max())
+    return np.dtype(np.uint16), (high - low) / STEPS or 1.0, low
+
+
+def write_cube(path: Path, row: Row, scene: str, raw: RawCube) -> Body:
+    """Write one scene in blocks of rows; memory stays that of a block."""
+    nodata = row.nodata if row.nodata is not None else raw.nodata
+    stats = _survey(raw, nodata)
+    dtype, step, low = _quantiser(raw, stats)
+    height, width, bands = raw.shape_HWB
+    group = zarr.create_group(path)
+    chunk = (min(CHUNK_BANDS, bands), min(CHUNK_SIDE, height), min(CHUNK_SIDE, width))
+    shard = (-(-bands // chunk[0]) * chunk[0], chunk[1], -(-width // chunk[2]) * chunk[2])
+    codec = BloscCodec(cname="zstd", clevel=5, shuffle="bitshuffle", typesize=dtype.itemsize)
+    array = group.create_array(
+        "cube", shape=(bands, height, width), dtype=dtype, chunks=chunk, shards=shard, compressors=codec
+    )
+    error, crc = 0.0, 0
+    for rows in _blocks(height):
+        block = raw.read(rows)
+        stored, worst = _quantise(block, stats.valid_HW[rows], dtype, step, low)
+        error = max(error, worst)
+        stored_CHW = np.ascontiguousarray(stored.transpose(2, 0, 1))
+        crc = zlib.crc32(stored_CHW.data, crc)
+        array[:, rows] = stored_CHW
+    if not stats.valid_HW.all():
+        group.create_array("valid", data=stats.valid_HW.astype(np.uint8))
+    scale = (row.scale if row.scale is not None else raw.scale) or 1.0
+    group.attrs.update(_attributes(row, scene, raw, stats, step * scale, low * scale + row.offset))
+    group.attrs["crc32"] = crc
+    group.attrs["largest_error"] = error * abs(scale)
+    invalid = int((~stats.valid_HW).sum())
+    counts = {"height": height, "width": width, "bands": bands, "invalid_pixels": invalid}
+    counts["bad_bands"] = sum(group.attrs["bad_band"])
+    return Body(counts, extra={"note": raw.note, "largest_error": error * abs(scale), "dtype": str(dtype)})
+
+
+def _quantise(
+    block: Array, valid: Array, dtype: np.dtype[Any], step: float, low: float
+) -> tuple[Array, float]:
+    """Stored integers of a block and the largest rounding error over its valid pixels."""
+    if dtype == block.dtype:
+        return np.where(valid[..., None], block, 0).astype(dtype), 0.0
+    values = np.where(valid[..., None], block, low).astype(np.float64)
+    stored = np.rint((values - low) / step)
+    return stored.astype(dtype), float(np.abs(stored * step + low - values).max())
+
+
+def _attributes(
+    row: Row, scene: str, raw: RawCube, stats: _Statistics, scale: float, offset: float
+) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "dataset": row.key,
+        "scene": scene,
+        "wavelength_nm": list(raw.wavelength_nm or ()),
+        "fwhm_nm": None if raw.fwhm_nm is None else list(raw.fwhm_nm),
+        "bad_band": (stats.low_B >= stats.high_B).tolist(),
+        "scale": scale,
+        "offset": offset,
+        "units": row.units,
+        "gsd_m": row.gsd_m,
+        "sensor": row.sensor,
+        "licence": row.licence,
+        "note": raw.note,
+        "sources": [{"file": source.name, "sha256": sha256_file(source)} for source in raw.sources],
+    }
+
+
+def check_cube(path: Path) -> None:
+    """Read a written cube back and compare it with what was meant to be written.
+
+    Raises:
+        InputError: the bytes on disk decode to something else.
+    """
+    cube = open_cube(path)
+    crc = 0
+    for rows in _blocks(cube.shape_CHW[1]):
+        crc = zlib.crc32(np.ascontiguousarray(cube.stored[:, rows]).data, crc)
+    if crc != cube.attrs["crc32"]:
+        raise InputError(f"{path} does not read back as it was written: the disk or memory is failing")
