@@ -42,7 +42,13 @@ def _spectrum(rng: np.random.Generator) -> Floats:
     for _ in range(rng.integers(2, 6)):
         centre, width = rng.uniform(400, 1720), rng.uniform(20, 70)
         curve *= 1 - rng.uniform(0.1, 0.55) * np.exp(-(((GRID_NM - centre) / width) ** 2))
-    return np.clip(curve, 0.04, 0.95)
+    return curve
+
+
+def _reflectance(curve: Floats) -> Floats:
+    """Squeeze any curve smoothly into 0.03-0.95; equal stays equal."""
+    soft = np.logaddexp(0.0, 12.0 * curve) / 12.0
+    return 0.03 + 0.92 * (1.0 - np.exp(-1.4 * soft))
 
 
 def make_library(seed: int) -> Library:
@@ -52,11 +58,10 @@ def make_library(seed: int) -> Library:
     beyond = _sigmoid((GRID_NM - RED_EDGE_NM) / 12.0)
     for pairs, keep in ((VISIBLE_TWINS, 1 - beyond), (INFRARED_TWINS, beyond)):
         for first, second in pairs:
-            other = spectra[second]
             # Meet at the edge, so that the blend leaves no step.
-            other = other * spectra[first, _edge_index()] / other[_edge_index()]
-            spectra[second] = np.clip(spectra[first] * keep + other * (1 - keep), 0.04, 0.95)
-    return Library(spectra)
+            other = spectra[second] + spectra[first, _edge_index()] - spectra[second, _edge_index()]
+            spectra[second] = spectra[first] * keep + other * (1 - keep)
+    return Library(_reflectance(spectra))
 
 
 def _edge_index() -> int:

@@ -1,0 +1,279 @@
+"""`pseudolabel`: cubes -> `shards/<dataset>/<unit>.tar`, on Ray actors that load their models once.
+
+A unit is a shard: some whole scenes of one dataset, in order, up to a number of bytes. Every scene is cut into
+tiles, each tile gets spatial masks, spectral masks and fused masks, and materials are clustered over the scene.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pseudolabel.classical import ClassicalConfig, spatial_regions, spectral_regions
+from pseudolabel.descriptors import colour, spectral_shape
+from pseudolabel.fusion import Fused, FusionConfig, fuse, scene_materials
+from pseudolabel.regions import means
+from pseudolabel.spatial import Sam2Config, Sam2Masks, require_weights
+from pseudolabel.spectral import HyperfreeConfig, HyperfreeMasks
+from sharding.errors import ConfigError, InputError
+from sharding.records import Body, Failure, Record, Unit, commit, data_path, find_records, fingerprint, read_record
+from sharding.records import sha256_file
+from sharding.render import render_rgb
+from sharding.sample import encode_sample
+from sharding.shards import index_shard, write_shard
+from sharding.stage import RunOptions, StageResult, run_units
+from sharding.store import Cube, open_cube
+
+Array = NDArray[Any]
+LOGIC = 1
+SEGMENTERS = ("models", "classical")
+
+
+@dataclass
+class PseudolabelConfig:
+    """How labels are made.
+
+    Fields: "models" = SAM2 + HyperFree, "classical" = Felzenszwalb + k-means; tile side in pixels; bytes of
+    cube per shard; whether the source label maps travel along; workers (0 = one per GPU, or per two cores).
+    """
+
+    segmenters: str = "models"
+    tile: int = 512
+    shard_bytes: int = 384 << 20
+    keep_sources: bool = False
+    workers: int = 0
+    device: str = "auto"
+    sam2: Sam2Config = field(default_factory=Sam2Config)
+    hyperfree: HyperfreeConfig = field(default_factory=HyperfreeConfig)
+    classical: ClassicalConfig = field(default_factory=ClassicalConfig)
+    fusion: FusionConfig = field(default_factory=FusionConfig)
+
+    def bytes_config(self) -> dict[str, Any]:
+        """The fields that change the bytes of a shard; weights count by their content."""
+        fields = {"logic": LOGIC, **asdict(self)}
+        for name in ("workers", "device", "classical" if self.segmenters == "models" else "sam2"):
+            del fields[name]
+        if self.segmenters == "classical":
+            del fields["hyperfree"]
+        for name in ("sam2", "hyperfree"):
+            if name in fields and fields[name]["checkpoint"]:
+                fields[name]["checkpoint"] = sha256_file(Path(fields[name]["checkpoint"]).expanduser())[:16]
+        return fields
+
+    @property
+    def describe(self) -> str:
+        """What made the labels, for records and people."""
+        if self.segmenters == "classical":
+            return "felzenszwalb + k-means (classical stand-ins, no SAM2 or HyperFree weights)"
+        parts = [("sam2 " + self.sam2.size, self.sam2.checkpoint), (self.hyperfree.model, self.hyperfree.checkpoint)]
+        return " + ".join(f"{name}{'' if weights else ' with RANDOM weights'}" for name, weights in parts)
+
+    def check(self) -> None:
+        """Refuse what cannot run, before any work.
+
+        Raises:
+            ConfigError: unknown segmenters, or models without weights.
+        """
+        if self.segmenters not in SEGMENTERS:
+            raise ConfigError(f"pseudolabel.segmenters {self.segmenters!r} is not one of {', '.join(SEGMENTERS)}")
+        if self.tile < 16 or self.shard_bytes < 1:
+            raise ConfigError("pseudolabel.tile must be at least 16 pixels and shard_bytes positive")
+        if self.segmenters == "models":
+            require_weights("SAM2", self.sam2.checkpoint, self.sam2.allow_random, "pseudolabel.sam2")
+            free = self.hyperfree
+            require_weights("HyperFree", free.checkpoint, free.allow_random, "pseudolabel.hyperfree")
+
+
+def windows(height: int, width: int, tile: int) -> list[tuple[int, int]]:
+    """Top-left corners of the tiles of a scene."""
+    return [(y, x) for y in range(0, height, tile) for x in range(0, width, tile)]
+
+
+def pseudolabel_units(workdir: Path, datasets: Sequence[str], config: PseudolabelConfig) -> list[Unit]:
+    """One unit per shard, from the cube records.
+
+    Raises:
+        InputError: a dataset has no finished cube.
+    """
+    fields = config.bytes_config()
+    units = []
+    for dataset in datasets:
+        group: list[tuple[str, Path, str]] = []
+        size = index = 0
+        scenes = list(_scenes(workdir, dataset))
+        if not scenes:
+            raise InputError(f"{workdir / 'cubes' / dataset}.zarr holds no finished cube; run ingest first")
+        for scene, path, digest, count in [*scenes, ("", Path(), "", config.shard_bytes + 1)]:
+            if group and size + count > config.shard_bytes:
+                name = f"{dataset}-{index:05d}"
+                data = workdir / "shards" / dataset / f"{name}.tar"
+                inputs = fingerprint([(scene_id, sha) for scene_id, _, sha in group])
+                units.append(Unit("pseudolabel", name, data, data.with_suffix(".json"), inputs, fields, group))
+                group, size, index = [], 0, index + 1
+            group.append((scene, path, digest))
+            size += count
+    return units
+
+
+def _scenes(workdir: Path, dataset: str) -> Iterator[tuple[str, Path, str, int]]:
+    folder = workdir / "cubes" / f"{dataset}.records"
+    for path in find_records(folder) if folder.is_dir() else ():
+        record = read_record(path)
+        data = data_path(path, record)
+        if data is not None:
+            raw = 2 * record.counts["height"] * record.counts["width"] * record.counts["bands"]
+            yield path.stem, data, record.sha256, raw
+
+
+@dataclass
+class _Tile:
+    """One tile on its way: stored integers, pictures, masks."""
+
+    key: str
+    window: tuple[int, int, int, int]
+    stored_CHW: Array
+    valid: Array
+    rgb: Array
+    rgb_rule: str
+    sources: tuple[Array, Array]
+    fused: Fused
+    spectra_NC: Array
+
+
+class LabelWorker:
+    """Holds the segmenters; makes one shard per call."""
+
+    def __init__(self, config: PseudolabelConfig, threads: int = 1) -> None:
+        import torch
+
+        torch.set_num_threads(threads)
+        self.config = config
+        if config.segmenters == "models":
+            device = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+            self.sam2, self.hyperfree = Sam2Masks(config.sam2, device), HyperfreeMasks(config.hyperfree, device)
+
+    def segment(self, cube_CHW: Array, wl_C: Array, gsd_m: float, rgb: Array, valid: Array) -> tuple[Array, Array, Array]:
+        """(spatial, spectral, shape coordinates) of one tile of good bands."""
+        shape = spectral_shape(cube_CHW, valid)
+        if self.config.segmenters == "classical":
+            spatial = spatial_regions(rgb, valid, self.config.classical)
+            return spatial, spectral_regions(shape, valid, self.config.classical), shape
+        return self.sam2(rgb, valid), self.hyperfree(cube_CHW, wl_C, gsd_m, valid), shape
+
+    def _tile(self, cube: Cube, scene: str, y: int, x: int) -> _Tile | None:
+        tile = self.config.tile
+        rows, cols = slice(y, y + tile), slice(x, x + tile)
+        stored = np.asarray(cube.stored[:, rows, cols])
+        valid = cube.valid(rows, cols)
+        if not valid.any():
+            return None
+        good = cube.good_band
+        physical = cube.physical(stored[good]) * valid
+        wl_C = cube.wavelength_nm[good]
+        rgb, rule = render_rgb(physical, wl_C, valid)
+        spatial, spectral, shape = self.segment(physical, wl_C, float(cube.attrs["gsd_m"]), rgb, valid)
+        fused = fuse(spatial, spectral, shape, colour(rgb), self.config.fusion)
+        unit = np.moveaxis(physical, 0, -1)
+        unit = unit / np.maximum(np.linalg.norm(unit, axis=-1, keepdims=True), 1e-12)
+        window = (y, x, stored.shape[1], stored.shape[2])
+        key = f"{cube.attrs['dataset']}-{scene}-y{y:05d}-x{x:05d}"
+        spectra = means(fused.labels, unit)[1:]
+        return _Tile(key, window, stored, valid, rgb, rule, (spatial, spectral), fused, spectra)
+
+    def samples(self, scene: str, path: Path) -> list[dict[str, Any]]:
+        """All samples of one scene; materials are numbered over the whole scene."""
+        cube = open_cube(path)
+        corners = windows(*cube.shape_CHW[1:], self.config.tile)
+        tiles = [tile for tile in (self._tile(cube, scene, y, x) for y, x in corners) if tile is not None]
+        spectra = np.concatenate([tile.spectra_NC for tile in tiles])
+        materials = scene_materials(spectra, self.config.fusion)
+        samples, start = [], 0
+        for tile in tiles:
+            own = materials[start : start + len(tile.spectra_NC)]
+            start += len(own)
+            samples.append(self._sample(cube, tile, own))
+        return samples
+
+    def _sample(self, cube: Cube, tile: _Tile, materials: Array) -> dict[str, Any]:
+        side = self.config.tile
+        pad = [(0, side - tile.window[2]), (0, side - tile.window[3])]
+
+        def padded(array: Array, dtype: Any) -> Array:
+            return np.pad(array, [*pad, (0, 0)][: array.ndim]).astype(dtype)
+
+        pictures = {
+            "instances": padded(tile.fused.labels, np.uint16),
+            "materials": padded(np.concatenate([[0], materials])[tile.fused.labels], np.uint16),
+            "valid": padded(tile.valid * 255, np.uint8),
+            "rgb": padded(tile.rgb, np.uint8),
+        }
+        if self.config.keep_sources:
+            spatial, spectral = tile.sources
+            pictures |= {"spatial": padded(spatial, np.uint16), "spectral": padded(spectral, np.uint16)}
+        names = (
+            "dataset", "scene", "wavelength_nm", "fwhm_nm", "bad_band", "scale", "offset", "units", "gsd_m",
+            "sensor", "licence", "sources",
+        )  # fmt: skip
+        meta = {name: cube.attrs[name] for name in names}
+        masks = [row | {"material": int(kind)} for row, kind in zip(tile.fused.records, materials, strict=True)]
+        meta |= {"window_yxhw": tile.window, "rgb_rule": tile.rgb_rule, "masks": masks}
+        meta["labelled_by"] = self.config.describe
+        return encode_sample(tile.key, np.pad(tile.stored_CHW, [(0, 0), *pad]), pictures, meta)
+
+    def make(self, unit: Unit) -> Record:
+        """Write one shard; a scene that cannot be labelled becomes a failure row of the shard's record."""
+        failures: list[Failure] = []
+        counts = {"scenes": 0}
+
+        def stream() -> Iterator[dict[str, Any]]:
+            for scene, path, _ in unit.payload:
+                try:
+                    samples = self.samples(scene, path)
+                except (InputError, ValueError, IndexError, np.linalg.LinAlgError) as error:
+                    failures.append(Failure.of(str(path), error))
+                    continue
+                counts["scenes"] += 1
+                yield from samples
+
+        def write(temporary: Path) -> Body:
+            counts["samples"] = write_shard(temporary, stream())
+            index = index_shard(temporary) if counts["samples"] else {}
+            return Body(counts, failures, {"index": index, "labelled_by": self.config.describe})
+
+        def check(temporary: Path) -> None:
+            if counts["samples"] and len(index_shard(temporary)) != counts["samples"]:
+                raise InputError(f"{temporary} does not read back the {counts['samples']} samples written")
+
+        return commit(unit, write, check)
+
+
+def worker_factory(config: PseudolabelConfig) -> Callable[[], LabelWorker]:
+    """What each actor builds when it starts."""
+    return lambda: LabelWorker(config)
+
+
+def pseudolabel(
+    workdir: Path, datasets: Sequence[str], config: PseudolabelConfig, options: RunOptions
+) -> StageResult:
+    """Label every scene of the datasets."""
+    import torch
+
+    from sharding.workers import map_actors
+
+    config.check()
+    units = pseudolabel_units(workdir, datasets, config)
+    gpus = torch.cuda.device_count() if config.segmenters == "models" and config.device != "cpu" else 0
+    workers = config.workers or gpus or os.cpu_count() or 1
+    result = run_units(
+        "pseudolabel", units, workdir / "shards", options,
+        lambda todo: map_actors(worker_factory(config), todo, workers, gpus_per_worker=1.0 if gpus else 0.0),
+    )  # fmt: skip
+    if config.segmenters == "classical" or "RANDOM" in config.describe:
+        result.notes.append(f"labels are made by {config.describe}")
+    return result

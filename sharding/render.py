@@ -1,0 +1,65 @@
+"""An RGB picture of a cube for SAM2 and the teacher, with the rule that made it recorded.
+
+A sensor that covers the visible is integrated with the CIE 1931 colour matching functions (analytic fit of
+Wyman, Sloan and Shirley, JCGT 2013) to sRGB; any other gets three bands as false colour, longest as red.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+VISIBLE_NM = (470.0, 640.0)
+XYZ_TO_SRGB = np.array([[3.2406, -1.5372, -0.4986], [-0.9689, 1.8758, 0.0415], [0.0557, -0.2040, 1.0570]])
+# Each lobe: weight, centre, width below, width above (nm).
+LOBES = (
+    ((1.056, 599.8, 37.9, 31.0), (0.362, 442.0, 16.0, 26.7), (-0.065, 501.1, 20.4, 26.2)),
+    ((0.821, 568.8, 46.9, 40.5), (0.286, 530.9, 16.3, 31.1)),
+    ((1.217, 437.0, 11.8, 36.0), (0.681, 459.0, 26.0, 13.8)),
+)
+
+
+def _matching_C3(wl_C: Array) -> Array:
+    columns = []
+    for lobes in LOBES:
+        curve = np.zeros(len(wl_C))
+        for weight, centre, below, above in lobes:
+            width = np.where(wl_C < centre, below, above)
+            curve += weight * np.exp(-0.5 * ((wl_C - centre) / width) ** 2)
+        columns.append(curve)
+    return np.stack(columns, 1)
+
+
+def rendering_weights(wl_C: Array) -> tuple[Array, str]:
+    """Weights [C, 3] from bands to linear RGB, and the name of the rule."""
+    wl_C = np.asarray(wl_C, float)
+    if wl_C.min() <= VISIBLE_NM[0] and wl_C.max() >= VISIBLE_NM[1]:
+        spacing = np.abs(np.gradient(wl_C)) if len(wl_C) > 1 else np.ones(1)
+        xyz = _matching_C3(wl_C) * spacing[:, None]
+        xyz = xyz / xyz[:, 1].sum()
+        white = xyz.sum(0)
+        return (xyz / white) @ (XYZ_TO_SRGB / XYZ_TO_SRGB.sum(1, keepdims=True)).T, "cie1931-srgb"
+    low, high = wl_C.min(), wl_C.max()
+    chosen = [int(np.abs(wl_C - (low + share * (high - low))).argmin()) for share in (5 / 6, 1 / 2, 1 / 6)]
+    weights = np.zeros((len(wl_C), 3))
+    weights[chosen, [0, 1, 2]] = 1.0
+    return weights, "false-colour " + "/".join(f"{wl_C[band]:.0f}" for band in chosen) + " nm"
+
+
+def render_rgb(cube_CHW: Array, wl_C: Array, valid_HW: Array) -> tuple[NDArray[np.uint8], str]:
+    """An sRGB picture (height, width, 3) of a physical cube, and the rule that made it.
+
+    Brightness is scaled so that the 99th percentile of the valid pixels is white; invalid pixels are black.
+    """
+    weights, rule = rendering_weights(wl_C)
+    rgb = np.einsum("chw,ck->hwk", cube_CHW, weights.astype(np.float32))
+    if rule.startswith("false"):  # bands of unequal gain: each to its own range
+        white = np.array([np.percentile(rgb[..., k][valid_HW], 99) for k in range(3)])
+    else:
+        white = np.full(3, np.percentile(rgb[valid_HW].max(-1), 99))
+    linear = np.clip(rgb / np.maximum(white, 1e-12), 0, 1) * valid_HW[..., None]
+    gamma = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    return np.rint(gamma * 255).astype(np.uint8), rule
