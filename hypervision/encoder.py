@@ -16,7 +16,6 @@ from hypervision.sizes import ModelSize
 from hypervision.spectral import BLOCK_NM, POINT_NM, BandPlan, SpectralEmbedding
 
 WINDOW = 14
-SEMANTIC_WINDOW = 16
 SEMANTIC_HEADS = 8
 
 
@@ -46,7 +45,7 @@ class ImageEncoder(nn.Module):
             LayerNorm2d(size.neck_dim),
         )
         self.contras_modules = nn.ModuleList(
-            Block(size.neck_dim, SEMANTIC_HEADS, SEMANTIC_WINDOW, SEMANTIC_WINDOW) for _ in range(2)
+            Block(size.neck_dim, SEMANTIC_HEADS, size.semantic_window, size.semantic_window) for _ in range(2)
         )
         self._init_weights()
 

@@ -14,7 +14,7 @@ class ModelSize:
 
     Fields: token width, number of blocks and heads, the blocks with global attention, the blocks after which
     2x2 tokens are merged (none = the flat form), image and patch side in pixels, width of neck and decoder,
-    and how a cube enters ("public": as given, divided by its maximum by the caller; "shape": see spectral.py).
+    window of the semantic head in tokens, and how a cube enters ("public": as given, divided by its maximum by the caller; "shape": see spectral.py).
     """
 
     embed_dim: int
@@ -25,6 +25,7 @@ class ModelSize:
     image_size: int = 512
     patch_size: int = 16
     neck_dim: int = 256
+    semantic_window: int = 16
     input_mode: str = "public"
 
     def __post_init__(self) -> None:
@@ -47,7 +48,7 @@ SIZES: dict[str, ModelSize] = {
     "hyperfree_large": ModelSize(1024, 24, 16, (5, 11, 17, 23), image_size=1024),
     "hyperfree_huge": ModelSize(1280, 32, 16, (7, 15, 23, 31), image_size=1024),
     # For the demo, tests and a look around on a laptop; no published weights have this size.
-    "hypervision_nano": ModelSize(96, 4, 4, (0, 1, 2, 3), image_size=96, patch_size=8, neck_dim=64),
+    "hypervision_nano": ModelSize(96, 4, 4, (0, 1, 2, 3), image_size=96, patch_size=8, neck_dim=64, semantic_window=12),
 }
 
 

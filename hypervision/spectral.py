@@ -31,6 +31,7 @@ BLOCK_NM: tuple[float, ...] = tuple(float(nm) for nm in range(400, 2501, 10))
 TOLERANCE_NM = 10.0
 FEW_BANDS = 20
 SHAPE_EPS = 1e-4
+MEAN_PAIRS = 40.0
 
 
 @dataclass(frozen=True)
@@ -136,33 +137,36 @@ class SpectralEmbedding(nn.Module):
         weight = self._mix(bank, [plan], cube_BCHW.shape[1])[0]
         used = sorted({band for band, _ in plan.pairs})
         weight_DCpp = weight.reshape(cube_BCHW.shape[1], self.patch_size, self.patch_size, -1)[used].permute(3, 0, 1, 2)
-        bias = bank["point_b"] + (bank["block_b"] if plan.block_band else 0)
+        bias = bank["point_b"] + bank["block_b"] * float(bool(plan.block_band))
         return F.conv2d(cube_BCHW[:, used], weight_DCpp.contiguous(), bias, stride=self.patch_size)
 
     def _mix(self, bank: dict[str, Tensor], plans: Sequence[BandPlan], channels: int) -> Tensor:
         """Sum the kernels that meet the same band: [B, C, p*p*D]."""
         both_DTpp = torch.cat([bank["point_w"], bank["block_w"]], 1)
-        both_TX = both_DTpp.permute(1, 2, 3, 0).reshape(both_DTpp.shape[1], -1)
-        mix_BCT = torch.zeros(len(plans), channels, both_TX.shape[0])
-        for sample, plan in enumerate(plans):
-            band, kernel = torch.tensor(plan.pairs).T
-            mix_BCT[sample].index_put_((band, kernel), torch.ones(len(band)), accumulate=True)
-        return mix_BCT.to(both_TX) @ both_TX
+        both_TX = both_DTpp.permute(1, 2, 3, 0).flatten(1)
+        kernel = torch.tensor([kernel for plan in plans for _, kernel in plan.pairs], device=both_TX.device)
+        row = [sample * channels + band for sample, plan in enumerate(plans) for band, _ in plan.pairs]
+        mixed = both_TX.new_zeros(len(plans) * channels, both_TX.shape[1])
+        mixed = mixed.index_add(0, torch.tensor(row, device=both_TX.device), both_TX[kernel])
+        return mixed.reshape(len(plans), channels, -1)
 
     def _mixed(self, bank: dict[str, Tensor], cube_BCHW: Tensor, plans: Sequence[BandPlan]) -> Tensor:
         batch, channels, height, width = cube_BCHW.shape
+        dim = bank["point_b"].shape[0]
         p, h, w = self.patch_size, height // self.patch_size, width // self.patch_size
         patch_BNCP = cube_BCHW.reshape(batch, channels, h, p, w, p).permute(0, 2, 4, 1, 3, 5)
         patch_BNCP = patch_BNCP.reshape(batch, h * w, channels, p * p)
-        bias_BD = torch.stack([bank["point_b"] + (bank["block_b"] if plan.block_band else 0) for plan in plans])
-        weight_BXD = self._mix(bank, plans, channels).reshape(batch, channels * p * p, -1)
+        uses_block_B1 = torch.tensor([[float(bool(plan.block_band))] for plan in plans]).to(cube_BCHW)
+        bias_BD = bank["point_b"] + bank["block_b"] * uses_block_B1
+        one_camera = all(plan is plans[0] for plan in plans)
+        weight_BXD = self._mix(bank, plans[:1] if one_camera else plans, channels).reshape(-1, channels * p * p, dim)
         extra: Tensor | float = 0.0
         if self.input_mode == "shape":
             count_B = torch.tensor([plan.bands for plan in plans], device=cube_BCHW.device)
             patch_BNCP, bright_BN = shape_patches(patch_BNCP, count_B)
-            pairs_B = torch.tensor([len(plan.pairs) for plan in plans], device=cube_BCHW.device)
+            pairs_B11 = torch.tensor([[[len(plan.pairs)]] for plan in plans]).to(cube_BCHW)
             # A mean over the kernels, not a sum: cameras with many bands must not give larger tokens.
-            weight_BXD = weight_BXD * (40.0 / pairs_B)[:, None, None].to(weight_BXD)
+            patch_BNCP = patch_BNCP * (MEAN_PAIRS / pairs_B11)[..., None]
             extra = bright_BN[..., None] * bank["log_brightness"]
         tokens_BND = patch_BNCP.reshape(batch, h * w, -1) @ weight_BXD + bias_BD[:, None] + extra
         return tokens_BND.transpose(1, 2).reshape(batch, -1, h, w)

@@ -10,11 +10,13 @@ from skimage.color import rgb2lab
 
 Array = NDArray[Any]
 COMPONENTS = 6
+NOISE_ROWS = 48
 
 
 def noise_B(shape_HWB: Array) -> Array:
     """Noise of each band from differences of horizontal neighbours (median, so that edges do not count)."""
-    step = np.abs(np.diff(shape_HWB, axis=1)).reshape(-1, shape_HWB.shape[-1])
+    rows = shape_HWB[:: max(1, shape_HWB.shape[0] // NOISE_ROWS)]
+    step = np.abs(np.diff(rows, axis=1)).reshape(-1, shape_HWB.shape[-1])
     return np.asarray(np.median(step, axis=0) / 0.954 + 1e-6)
 
 
@@ -24,7 +26,7 @@ def spectral_shape(cube_CHW: Array, valid_HW: Array, components: int = COMPONENT
     Noise-scaled PCA: bands are divided by their noise, the leading components kept, and the result expressed in
     an orthonormal basis of the un-scaled spectra, so that distances keep their units.
     """
-    pixels = np.moveaxis(cube_CHW, 0, -1).astype(np.float64)
+    pixels = np.ascontiguousarray(np.moveaxis(cube_CHW, 0, -1), np.float32)
     norm = np.linalg.norm(pixels, axis=-1, keepdims=True)
     shape = np.where(valid_HW[..., None], pixels / np.maximum(norm, 1e-12), 0.0)
     keep = min(components, shape.shape[-1])
@@ -32,9 +34,9 @@ def spectral_shape(cube_CHW: Array, valid_HW: Array, components: int = COMPONENT
     mean_B = shape[valid_HW].mean(0)
     scaled = (shape - mean_B) / scale_B
     flat = scaled[valid_HW]
-    _, vectors = np.linalg.eigh(flat.T @ flat)
-    top_BK = vectors[:, ::-1][:, :keep]
-    _, r_KK = np.linalg.qr((top_BK * scale_B[:, None]))
+    _, vectors = np.linalg.eigh((flat.T @ flat).astype(np.float64))
+    top_BK = vectors[:, ::-1][:, :keep].astype(np.float32)
+    _, r_KK = np.linalg.qr(top_BK * scale_B[:, None])
     coordinates = (scaled @ top_BK) @ r_KK.T
     return np.where(valid_HW[..., None], coordinates, 0.0).astype(np.float32)
 

@@ -33,6 +33,29 @@ def _sweep_temporary() -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+_kept = 0
+
+
+@contextmanager
+def ray_kept() -> Iterator[None]:
+    """Let one Ray, once some stage has started it, serve all stages inside the block."""
+    global _kept
+    _kept += 1
+    try:
+        yield
+    finally:
+        _kept -= 1
+        if not _kept:
+            _stop()
+
+
+def _stop() -> None:
+    folders = list(Path(tempfile.gettempdir()).glob(f"{PREFIX}{os.getpid()}-*"))
+    ray.shutdown()
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 @contextmanager
 def ray_session(workers: int, gpus: int = 0) -> Iterator[None]:
     """A node-local Ray with one slot per worker; nested use joins the one that runs.
@@ -53,8 +76,8 @@ def ray_session(workers: int, gpus: int = 0) -> Iterator[None]:
         )  # fmt: skip
         yield
     finally:
-        ray.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
+        if not _kept:
+            _stop()
 
 
 def _settle(unit: Unit, ref: Any, attempt: int) -> Record | None:

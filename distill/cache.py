@@ -1,0 +1,152 @@
+"""Teacher features on disk, keyed by sample *and view*: `teacher/<fingerprint>/<dataset>/<unit>.zarr`.
+
+A unit of the cache is a shard. While a run fills it, each rank puts the features of the samples it meets into a
+spool folder, one small file a sample, written atomically; when a shard's samples are all there, one writer packs
+them into a Zarr array and commits it. A killed run loses at most the file it was writing.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import zarr
+from numpy.typing import NDArray
+from torch import Tensor
+
+from distill.teacher import VIEWS, Teacher, View
+from sharding.errors import InputError, writing
+from sharding.records import Body, Record, Unit, commit, read_record, write_atomic
+from sharding.shards import SampleRef
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class CacheUnit:
+    """Where the features of one shard lie."""
+
+    dataset: str
+    name: str
+    folder: Path
+
+    @property
+    def data(self) -> Path:
+        """The Zarr array."""
+        return self.folder / f"{self.name}.zarr"
+
+    @property
+    def record(self) -> Path:
+        """Its record."""
+        return self.folder / f"{self.name}.json"
+
+    @property
+    def spool(self) -> Path:
+        """Features on their way."""
+        return self.folder / f"{self.name}.spool"
+
+
+class FeatureCache:
+    """Read and fill the features of one teacher."""
+
+    def __init__(self, root: Path, fingerprint: str, samples: Sequence[SampleRef]) -> None:
+        self.root, self.fingerprint = root / fingerprint, fingerprint
+        self.by_unit: dict[tuple[str, str], list[SampleRef]] = {}
+        for ref in samples:
+            self.by_unit.setdefault((ref.dataset, ref.shard.stem), []).append(ref)
+        self._open: dict[tuple[str, str], tuple[dict[str, int], Any]] = {}
+
+    def unit(self, ref: SampleRef) -> CacheUnit:
+        """The cache unit that a sample belongs to."""
+        return CacheUnit(ref.dataset, ref.shard.stem, self.root / ref.dataset)
+
+    def get(self, ref: SampleRef, view: View) -> Array | None:
+        """Features [D, h, w] float32 of one view of one sample, or None if they are not there yet."""
+        key = (ref.dataset, ref.shard.stem)
+        if key not in self._open:
+            unit = self.unit(ref)
+            if not unit.record.is_file():
+                return self._spooled(unit, ref, view)
+            group = zarr.open_group(unit.data, mode="r")
+            keys: Any = group.attrs["keys"]
+            self._open[key] = ({name: i for i, name in enumerate(keys)}, group["features"])
+        places, array = self._open[key]
+        if ref.key not in places:
+            raise InputError(f"{self.unit(ref).data} has no features of {ref.key}; delete it and run again")
+        return np.asarray(array[places[ref.key], view.value], np.float32)
+
+    def _spooled(self, unit: CacheUnit, ref: SampleRef, view: View) -> Array | None:
+        path = unit.spool / f"{ref.key}.npy"
+        if not path.is_file():
+            return None
+        return np.asarray(np.load(path, allow_pickle=False)[view.value], np.float32)
+
+    def put(self, ref: SampleRef, features_VDhw: Tensor) -> None:
+        """Spool the features of all views of one sample."""
+        buffer = BytesIO()
+        np.save(buffer, features_VDhw.half().cpu().numpy(), allow_pickle=False)
+        write_atomic(self.unit(ref).spool / f"{ref.key}.npy", buffer.getvalue())
+
+    def pack(self) -> list[Record]:
+        """Commit every shard whose samples are all spooled; called by one process at a time."""
+        records = []
+        for refs in self.by_unit.values():
+            unit = self.unit(refs[0])
+            paths = [unit.spool / f"{ref.key}.npy" for ref in refs]
+            if not unit.record.is_file() and unit.spool.is_dir() and all(path.is_file() for path in paths):
+                records.append(self._pack_one(unit, refs, paths))
+            if unit.record.is_file() and unit.spool.is_dir():
+                with writing(unit.spool):
+                    shutil.rmtree(unit.spool)
+        return records
+
+    def _pack_one(self, unit: CacheUnit, refs: list[SampleRef], paths: list[Path]) -> Record:
+        shard = read_record(refs[0].shard.with_suffix(".json"))
+
+        def write(temporary: Path) -> Body:
+            stacked = np.stack([np.load(path, allow_pickle=False) for path in paths])
+            group = zarr.create_group(temporary)
+            group.create_array("features", data=stacked, chunks=(1, 1, *stacked.shape[2:]), shards=stacked.shape)
+            group.attrs.update({"keys": [ref.key for ref in refs], "views": [view.name for view in VIEWS]})
+            return Body({"samples": len(refs), "views": len(VIEWS)})
+
+        fields = {"teacher": self.fingerprint}
+        return commit(Unit("cache-teacher", unit.name, unit.data, unit.record, shard.sha256, fields), write)
+
+    def missing(self, refs: Iterable[SampleRef]) -> list[SampleRef]:
+        """Samples whose features are not there yet."""
+        return [ref for ref in refs if self.get(ref, View.IDENTITY) is None]
+
+
+def features_for(
+    teacher: Teacher, cache: FeatureCache | None, refs: Sequence[SampleRef], views: Sequence[Sequence[View]]
+) -> Tensor:
+    """Features [sum of views, D, h, w] of some views of some samples, in the given order.
+
+    With a cache, those not there yet are computed for every view and spooled; without one all are computed.
+    """
+    todo = cache.missing(refs) if cache is not None else list(refs)
+    fresh: dict[str, Tensor] = {}
+    if todo:
+        computed = teacher.all_views(np.stack([ref.picture("rgb") for ref in todo])).half()
+        for ref, features in zip(todo, computed, strict=True):
+            fresh[ref.key] = features
+            if cache is not None:
+                cache.put(ref, features)
+    rows = []
+    for ref, wanted in zip(refs, views, strict=True):
+        for view in wanted:
+            if ref.key in fresh:
+                rows.append(fresh[ref.key][view.value].float())
+            else:
+                stored = cache.get(ref, view) if cache is not None else None
+                if stored is None:
+                    raise InputError(f"{ref.key}: its teacher features vanished while training; run again")
+                rows.append(torch.from_numpy(stored))
+    return torch.stack(rows)

@@ -1,0 +1,138 @@
+"""The RGB teacher: any timm backbone by name, its own normalisation, features of one view at a time.
+
+ViT features are not flip-equivariant, so a feature belongs to a view and a view is needed to ask for one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sharding.errors import ConfigError
+from sharding.records import fingerprint, sha256_file
+
+Array = NDArray[Any]
+MODES = ("fill", "cache", "live", "off")
+
+
+class View(Enum):
+    """The views that features exist for; the value is their place in the cache."""
+
+    IDENTITY = 0
+    FLIPPED = 1
+
+
+VIEWS = tuple(View)
+
+
+def apply_view(array: Array, view: View, axis: int) -> Array:
+    """The array as a view shows it; `axis` is its column axis."""
+    return np.flip(array, axis) if view is View.FLIPPED else array
+
+
+@dataclass
+class TeacherConfig:
+    """timm name, local weights, input side in pixels, and how features are had.
+
+    Modes: fill (compute once while streaming, then read), cache (must exist), live, off. Without a checkpoint,
+    `pretrained` takes timm's own weights from its cache; random weights need `allow_random`.
+    """
+
+    name: str = "vit_base_patch14_dinov2"
+    checkpoint: str | None = None
+    pretrained: bool = False
+    allow_random: bool = False
+    image_size: int = 224
+    mode: str = "fill"
+
+    def check(self) -> None:
+        """Refuse a teacher that cannot be, before any work.
+
+        Raises:
+            ConfigError: unknown name or mode, or no weights.
+        """
+        if self.mode not in MODES:
+            raise ConfigError(f"teacher.mode {self.mode!r} is not one of {', '.join(MODES)}")
+        if self.mode == "off":
+            return
+        if not timm.is_model(self.name):
+            raise ConfigError(f"teacher.name {self.name!r} is not a timm model")
+        if self.checkpoint is None and not self.pretrained and not self.allow_random:
+            raise ConfigError(
+                "the teacher has no weights: set teacher.checkpoint=FILE or teacher.pretrained=true, or "
+                "teacher.mode=off to train without (teacher.allow_random=true runs random weights)"
+            )
+        if self.checkpoint is not None and not Path(self.checkpoint).expanduser().is_file():
+            raise ConfigError(f"teacher: no checkpoint at {self.checkpoint}; mend teacher.checkpoint")
+
+    @property
+    def is_random(self) -> bool:
+        """Whether this teacher has never learned anything."""
+        return self.checkpoint is None and not self.pretrained
+
+
+class Teacher:
+    """A frozen timm backbone."""
+
+    def __init__(self, config: TeacherConfig, device: str = "cpu") -> None:
+        config.check()
+        options: dict[str, Any] = {"num_classes": 0}
+        if "img_size" in _signature(config.name):
+            options["img_size"] = config.image_size
+        torch.manual_seed(0)
+        try:
+            self.model = timm.create_model(config.name, pretrained=config.pretrained, **options)
+            if config.checkpoint is not None:
+                timm.models.load_checkpoint(self.model, str(Path(config.checkpoint).expanduser()), strict=False)
+        except (RuntimeError, OSError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise ConfigError(f"teacher {config.name} cannot be built: {reason}; mend teacher.*") from error
+        self.model = self.model.eval().requires_grad_(False).to(device)
+        self.config, self.device = config, device
+        cfg = self.model.pretrained_cfg
+        self.mean = torch.tensor(cfg["mean"], device=device)[:, None, None]
+        self.std = torch.tensor(cfg["std"], device=device)[:, None, None]
+        self.fingerprint = fingerprint([
+            config.name, config.image_size, config.pretrained, list(cfg["mean"]), list(cfg["std"]),
+            _weights_hash(config, self.model), [view.name for view in VIEWS],
+        ])  # fmt: skip
+
+    @torch.inference_mode()
+    def __call__(self, rgb_BHW3: Array) -> Tensor:
+        """Features [B, D, h, w] float32 of 8-bit sRGB pictures."""
+        picture = torch.from_numpy(np.ascontiguousarray(rgb_BHW3)).to(self.device).permute(0, 3, 1, 2).float() / 255
+        side = self.config.image_size
+        picture = F.interpolate(picture, (side, side), mode="bilinear", antialias=True, align_corners=False)
+        out = self.model.forward_features((picture - self.mean) / self.std)
+        if out.ndim == 3:  # tokens: drop class and register tokens, back to the grid
+            out = out[:, getattr(self.model, "num_prefix_tokens", 0) :]
+            grid = round(out.shape[1] ** 0.5)
+            out = out.transpose(1, 2).reshape(len(out), -1, grid, grid)
+        elif out.shape[-1] == self.model.num_features != out.shape[1]:
+            out = out.permute(0, 3, 1, 2)
+        return out.float()  # type: ignore[no-any-return]
+
+    def all_views(self, rgb_BHW3: Array) -> Tensor:
+        """Features of every view: [B, V, D, h, w]."""
+        return torch.stack([self(apply_view(rgb_BHW3, view, 2)) for view in VIEWS], 1)
+
+
+def _signature(name: str) -> str:
+    """Whether a timm model takes an image size, by its family (only token models do)."""
+    return "img_size" if any(part in name for part in ("vit", "deit", "beit", "eva", "swin")) else ""
+
+
+def _weights_hash(config: TeacherConfig, model: torch.nn.Module) -> str:
+    if config.checkpoint is not None:
+        return sha256_file(Path(config.checkpoint).expanduser())[:16]
+    total = [float(value.double().sum()) for value in model.state_dict().values() if value.is_floating_point()]
+    return fingerprint([f"{value:.6e}" for value in total])

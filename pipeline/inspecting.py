@@ -1,0 +1,144 @@
+"""`inspect FILE`: one raw scene, cube or shard as a table and a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+
+from pipeline.console import console, format_bytes, table
+from pipeline.report import paint_labels
+from sharding.catalog import Row, keys, load_row
+from sharding.errors import ConfigError, InputError, writing
+from sharding.readers import open_raw
+from sharding.render import render_rgb
+from sharding.sample import Array
+from sharding.shards import SampleRef, index_shard
+from sharding.store import open_cube
+
+MAX_SIDE = 1024
+SHOWN_SAMPLES = 4
+
+
+def _spectra(axis: Any, cube_CHW: Array, wl_C: Array, valid: Array) -> None:
+    order = np.argsort(wl_C)
+    pixels = cube_CHW[:, valid]
+    for share, style in ((5, ":"), (50, "-"), (95, ":")):
+        axis.plot(wl_C[order], np.percentile(pixels, share, axis=1)[order], style, color="black", linewidth=1)
+    axis.set_xlabel("nm")
+    axis.set_title("5th, 50th and 95th percentile", fontsize=9)
+
+
+def _picture_cube(cube_CHW: Array, wl_C: Array, valid: Array, title: str, out: Path) -> None:
+    rgb, rule = render_rgb(cube_CHW, wl_C, valid)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
+    left.imshow(rgb)
+    left.axis("off")
+    left.set_title(f"{title}\n{rule}", fontsize=9)
+    _spectra(right, cube_CHW, wl_C, valid)
+    _save(figure, out)
+
+
+def _save(figure: Any, out: Path) -> None:
+    with writing(out):
+        figure.savefig(out, dpi=110)
+    plt.close(figure)
+    console.print(f"picture: {out}", highlight=False)
+
+
+def _facts(title: str, facts: dict[str, Any]) -> None:
+    table(title, ["", ""], [[name, str(value)] for name, value in facts.items()])
+
+
+def inspect_cube(path: Path, out: Path) -> None:
+    """An ingested cube."""
+    cube = open_cube(path)
+    bands, height, width = cube.shape_CHW
+    step = max(1, -(-max(height, width) // MAX_SIDE))
+    good = cube.good_band
+    wl_C = cube.wavelength_nm
+    facts = {
+        "shape": f"{bands} bands, {height} x {width}",
+        "wavelengths": f"{wl_C.min():.1f}-{wl_C.max():.1f} nm",
+        "stored": f"{cube.stored.dtype}, x {cube.attrs['scale']:g} + {cube.attrs['offset']:g} {cube.attrs['units']}",
+        "bad bands": bands - len(good),
+        "invalid pixels": int((~cube.valid()).sum()),
+        "sensor": cube.attrs["sensor"],
+        "gsd": f"{cube.attrs['gsd_m']} m",
+        "note": cube.attrs["note"] or "-",
+    }
+    _facts(str(path), facts)
+    valid = cube.valid()[::step, ::step]
+    pixels = cube.physical(np.asarray(cube.stored[:, ::step, ::step])[good]) * valid
+    _picture_cube(pixels, wl_C[good], valid, path.name, out)
+
+
+def inspect_raw(path: Path, row: Row, out: Path) -> None:
+    """A raw scene of a catalog row, before ingesting it."""
+    raw = open_raw(row, path)
+    height, width, bands = raw.shape_HWB
+    wl_C = np.asarray(raw.wavelength_nm)
+    step = max(1, -(-max(height, width) // MAX_SIDE))
+    cube = raw.read(slice(None, None, step), slice(None, None, step)).astype(np.float32)
+    valid = np.isfinite(cube).all(-1)
+    if raw.valid_HW is not None:
+        valid &= raw.valid_HW[::step, ::step]
+    facts = {
+        "row": f"{row.key} ({row.container})",
+        "shape": f"{bands} bands, {height} x {width}, {raw.dtype}",
+        "wavelengths": f"{wl_C.min():.1f}-{wl_C.max():.1f} nm",
+        "values": f"{np.nanmin(cube):g} to {np.nanmax(cube):g}",
+        "note": raw.note or "-",
+    }
+    _facts(str(path), facts)
+    pixels = np.moveaxis(np.where(valid[..., None], cube, 0), -1, 0)
+    _picture_cube(pixels, wl_C, valid, path.name, out)
+
+
+def inspect_shard(path: Path, out: Path) -> None:
+    """The first samples of a shard."""
+    index = index_shard(path)
+    if not index:
+        raise InputError(f"{path} holds no sample")
+    refs = [SampleRef("", key, path, members) for key, members in index.items()]
+    rows = []
+    for ref in refs:
+        meta = ref.meta()
+        wl = meta["wavelength_nm"]
+        size = format_bytes(sum(member[1] for member in ref.members.values()))
+        kinds = len({mask["material"] for mask in meta["masks"]})
+        rows.append([ref.key, f"{len(wl)} bands {min(wl):.0f}-{max(wl):.0f} nm", str(len(meta["masks"])), str(kinds), size])
+    table(f"{path}: {len(refs)} samples", ["sample", "cube", "masks", "materials", "size"], rows[:40])
+    shown = refs[:SHOWN_SAMPLES]
+    figure, axes = plt.subplots(len(shown), 3, figsize=(8, 2.7 * len(shown)), layout="constrained", squeeze=False)
+    for row_axes, ref in zip(axes, shown, strict=True):
+        pictures = (ref.picture("rgb"), paint_labels(ref.picture("instances")), paint_labels(ref.picture("materials"), 7))
+        for axis, picture, name in zip(row_axes, pictures, (ref.key, "masks", "materials"), strict=True):
+            axis.imshow(picture, interpolation="nearest")
+            axis.axis("off")
+            axis.set_title(name, fontsize=7)
+    _save(figure, out)
+
+
+def inspect(path: Path, row: str | None, out: Path | None) -> None:
+    """Show a file, whatever it is.
+
+    Raises:
+        InputError, ConfigError: it is nothing we know, or its row is not given.
+    """
+    if not path.exists():
+        raise InputError(f"{path} does not exist")
+    out = out or Path(f"inspect-{path.stem}.png")
+    if path.is_dir() and (path / "zarr.json").is_file():
+        inspect_cube(path, out)
+    elif path.suffix == ".tar":
+        inspect_shard(path, out)
+    elif row is not None:
+        inspect_raw(path, load_row(row), out)
+    else:
+        raise ConfigError(f"{path}: say what it is with --row KEY (known: {', '.join(keys())}) or --row camera.yaml")

@@ -1,0 +1,87 @@
+"""`report.png`: some tiles as RGB, spatial, spectral and fused masks and materials, and the training losses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from skimage.segmentation import find_boundaries
+
+from pipeline.compare import read_metrics
+from sharding.errors import writing
+from sharding.sample import Array
+from sharding.shards import SampleRef, open_manifest
+
+COLUMNS = ("rgb", "spatial", "spectral", "fused", "materials")
+
+
+def paint_labels(labels: Array, seed: int = 1) -> Array:
+    """A colour per id, 0 black, the same colours every time."""
+    rng = np.random.default_rng(seed)
+    palette = rng.uniform(0.25, 1.0, (int(labels.max()) + 1, 3))
+    palette[0] = 0
+    picture = palette[labels]
+    picture[find_boundaries(labels, mode="inner")] *= 0.35
+    return picture
+
+
+def _tile_row(axes: Any, ref: SampleRef) -> None:
+    meta = ref.meta()
+    pictures: dict[str, Array | None] = {
+        "rgb": ref.picture("rgb"),
+        "fused": paint_labels(ref.picture("instances")),
+        "materials": paint_labels(ref.picture("materials"), 7),
+    }
+    for name in ("spatial", "spectral"):
+        pictures[name] = paint_labels(ref.picture(name)) if f"{name}.png" in ref.members else None
+    count = len(meta["masks"])
+    kinds = len({row["material"] for row in meta["masks"]})
+    wl = meta["wavelength_nm"]
+    titles = {
+        "rgb": f"{ref.dataset}: {len(wl)} bands, {min(wl):.0f}-{max(wl):.0f} nm",
+        "fused": f"fused: {count} masks",
+        "materials": f"{kinds} materials",
+    }
+    for axis, name in zip(axes, COLUMNS, strict=True):
+        axis.axis("off")
+        picture = pictures[name]
+        if picture is None:
+            axis.text(0.5, 0.5, "not kept", ha="center", transform=axis.transAxes)
+        else:
+            axis.imshow(picture, interpolation="nearest")
+        axis.set_title(titles.get(name, name), fontsize=8)
+
+
+def _losses(axis: Any, run: Path) -> None:
+    rows = read_metrics(run)
+    steps = [row["step"] for row in rows]
+    for name in ("loss", "contrast", "masks", "distil"):
+        if rows and name in rows[-1]:
+            values = np.array([row[name] for row in rows])
+            width = max(1, len(values) // 40)
+            smooth = np.convolve(np.pad(values, (width - 1, 0), "edge"), np.ones(width) / width, "valid")
+            axis.plot(steps, smooth, label=name, linewidth=1.2)
+    axis.set_xlabel("step")
+    axis.set_title(f"training losses of {run.name}", fontsize=9)
+    axis.legend(fontsize=8)
+    axis.grid(alpha=0.3)
+
+
+def write_report(workdir: Path, datasets: list[str], run: Path, path: Path) -> None:
+    """Draw one tile of each of the first datasets and the losses of a run."""
+    refs = [open_manifest(workdir / "shards", [name]).samples[0] for name in datasets[:5]]
+    figure = plt.figure(figsize=(11, 2.3 * len(refs) + 3), layout="constrained")
+    grid = figure.add_gridspec(len(refs) + 1, len(COLUMNS), height_ratios=[1] * len(refs) + [1.3])
+    for row, ref in enumerate(refs):
+        _tile_row([figure.add_subplot(grid[row, column]) for column in range(len(COLUMNS))], ref)
+    _losses(figure.add_subplot(grid[-1, :]), run)
+    temporary = path.with_name(f".{path.name}.tmp.png")
+    with writing(path):
+        figure.savefig(temporary, dpi=110)
+        temporary.replace(path)
+    plt.close(figure)

@@ -1,0 +1,137 @@
+"""The stages of a recipe in order, each a function of (Config, RunOptions); `run` calls them one after the other."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from pipeline.config import Config
+from pipeline.console import console, table
+from pretrain.launch import pretrain as train
+from pseudolabel.factory import pseudolabel as label
+from sharding.generator.corpus import make_corpus
+from sharding.ingest import ingest as bring_in
+from sharding.records import write_atomic
+from sharding.stage import RunOptions, StageResult
+from sharding.workers import ray_kept
+
+Stage = Callable[[Config, RunOptions], StageResult]
+
+
+def corpus(config: Config, options: RunOptions) -> StageResult:
+    """Generate the corpus of the recipe."""
+    assert config.corpus is not None
+    return make_corpus(config.work, config.corpus, config.ingest.workers or 2, options)
+
+
+def ingest(config: Config, options: RunOptions) -> StageResult:
+    """Raw datasets to cubes."""
+    return bring_in(config.work, config.datasets, config.ingest.workers, options)
+
+
+def pseudolabel(config: Config, options: RunOptions) -> StageResult:
+    """Cubes to shards."""
+    return label(config.work, config.training_datasets, config.pseudolabel, options)
+
+
+def pretrain(config: Config, options: RunOptions) -> StageResult:
+    """Shards to checkpoints."""
+    return train(config.run_spec(), options)
+
+
+def export(config: Config, options: RunOptions) -> StageResult:
+    """Checkpoint to weights."""
+    from pipeline.export import export as write_out
+
+    return write_out(config, options)
+
+
+def evidence(config: Config, options: RunOptions) -> StageResult:
+    """Probes and label scores, where generated truth is there."""
+    from pipeline.evidence import evidence as gather
+
+    result = gather(config, options)
+    print_evidence(config.run_folder / "evidence.json")
+    return result
+
+
+def compare(config: Config, options: RunOptions) -> StageResult:  # noqa: ARG001 - same signature for every stage
+    """Runs to MLflow and a table."""
+    from pipeline.compare import compare as put_side_by_side
+
+    return put_side_by_side(config.work)
+
+
+STAGES: dict[str, Stage] = {
+    "corpus": corpus,
+    "ingest": ingest,
+    "pseudolabel": pseudolabel,
+    "pretrain": pretrain,
+    "export": export,
+    "evidence": evidence,
+    "compare": compare,
+}
+FOLDERS = {"ingest": "cubes", "pseudolabel": "shards", "corpus": "corpus"}
+
+
+def stages_of(config: Config) -> list[str]:
+    """Names of the stages that a recipe has."""
+    skipped = {"corpus"} if config.corpus is None else set()
+    if not config.evidence.enabled:
+        skipped.add("evidence")
+    return [name for name in STAGES if name not in skipped]
+
+
+def run_stage(name: str, config: Config, options: RunOptions) -> StageResult:
+    """One stage; its resolved configuration is written into its output folder."""
+    result = STAGES[name](config, options)
+    folder = config.work / FOLDERS[name] if name in FOLDERS else config.run_folder
+    if result.new:
+        write_atomic(folder / "config.yaml", config.yaml().encode())
+    return result
+
+
+def run_all(config: Config, options: RunOptions) -> list[StageResult]:
+    """All stages of a recipe in order, then the picture."""
+    results: list[StageResult] = []
+    names = stages_of(config)
+    with ray_kept():
+        for name in names[: names.index("pretrain")]:
+            results.append(run_stage(name, config, options))
+    for name in names[names.index("pretrain") :]:
+        results.append(run_stage(name, config, options))
+    report = config.work / "report.png"
+    if any(result.new for result in results) or not report.is_file():
+        from pipeline.report import write_report
+
+        began = time.perf_counter()
+        write_report(config.work, config.training_datasets, config.run_folder, report)
+        size = report.stat().st_size
+        results.append(StageResult("report", report, 1, 1, size, time.perf_counter() - began))
+    return results
+
+
+def print_evidence(path: Path) -> None:
+    """The two tables of the evidence."""
+    found = json.loads(path.read_text())
+    labels, probes = found["labels"], found["probes"]
+    rows = []
+    for method, scores in labels["scores"].items():
+        won = "" if method == "fused" else f"{labels['won'][method]:.0%}"
+        rows.append([method, *(f"{scores[k]:.3f}" for k in ("ASA at 1 x", "ASA at 1.5 x", "material ASA at 1 x")), won])
+    columns = ["labels", "ASA at 1.0 x", "ASA at 1.5 x", "material ASA", "tiles where fused is better"]
+    table(f"Pseudo-labels against instance truth, equal mask counts, {labels['tiles']} tiles", columns, rows)
+    rows = []
+    for name, value in probes["trained"].items():
+        spectra = f"{probes['spectra'][name]:.3f}" if name in probes["spectra"] else "-"
+        bar = f"{probes['random'][name]:.3f} ({probes['random_from'][name]})"
+        rows.append([name, f"{value:.3f}", bar, f"{probes['margins'][name]:+.3f}", spectra])
+    columns = ["probe of the frozen net, unseen scenes", "pre-trained", "strongest random net", "margin", "spectra"]
+    table(f"Features (never trained on: {', '.join(probes['unseen_sensors'])})", columns, rows)
+    behind = [m for m in labels["won"] if labels["scores"]["fused"]["ASA at 1 x"] <= labels["scores"][m]["ASA at 1 x"]]
+    gates = ("in-scene, training sensors", "in-scene, unseen sensors", "pooled, unseen sensors")
+    behind += [name for name in gates if probes["margins"][name] <= 0]
+    verdict = f"NOT ahead on: {', '.join(behind)}" if behind else "fused labels and pre-trained features are ahead"
+    console.print(f"evidence: {verdict}", style="bold red" if behind else "bold green")

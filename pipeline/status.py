@@ -1,0 +1,110 @@
+"""`plan` and `status`: what would run, what is done, from the records alone; nothing is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from pipeline.config import Config
+from pipeline.console import console, format_bytes, format_seconds, table
+from pipeline.stages import stages_of
+from pretrain.checkpoint import Checkpoints
+from pseudolabel.factory import pseudolabel_units
+from sharding.errors import HyperVisionError
+from sharding.generator.corpus import corpus_units
+from sharding.ingest import ingest_units
+from sharding.records import Unit, find_records, read_record
+from sharding.shards import open_manifest
+from sharding.stage import RunOptions, pending
+
+
+@dataclass
+class Row:
+    """What is known of one stage."""
+
+    stage: str
+    units: int = 0
+    todo: int = 0
+    failed: int = 0
+    bytes: int = 0
+    seconds: float = 0.0
+    note: str = ""
+
+
+def _from_units(stage: str, units: Sequence[Unit], options: RunOptions) -> Row:
+    row = Row(stage, len(units))
+    try:
+        row.todo = len(pending(units, RunOptions(retry_failed=options.retry_failed)))
+    except HyperVisionError as error:
+        row.todo, row.note = len(units), str(error)
+    records = [read_record(unit.record) for unit in units if unit.record.is_file()]
+    row.failed = sum(not record.done for record in records)
+    row.bytes = sum(record.bytes for record in records)
+    if records and row.todo:
+        row.seconds = row.todo * sum(record.seconds for record in records) / len(records)
+    return row
+
+
+def _training(config: Config) -> Row:
+    manifest = open_manifest(config.work / "shards", config.training_datasets)
+    checkpoints = Checkpoints.of(config.run_spec(), manifest.fingerprint)
+    steps = config.pretrain.steps
+    done = max((step for step, _ in checkpoints.records()), default=0)
+    row = Row("pretrain", steps, steps - done, note=checkpoints.why_changed() or "")
+    row.bytes = sum(read_record(path).bytes for _, path in checkpoints.records())
+    if config.teacher.mode in ("fill", "cache"):
+        samples = len(manifest)
+        row.note = row.note or f"{samples} samples, {samples * 2} teacher views to keep"
+    return row
+
+
+def stage_rows(config: Config, options: RunOptions) -> list[Row]:
+    """The state of every stage of a recipe."""
+    rows = []
+    for stage in stages_of(config):
+        try:
+            if stage == "corpus" and config.corpus is not None:
+                rows.append(_from_units(stage, corpus_units(config.work, config.corpus), options))
+            elif stage == "ingest":
+                rows.append(_from_units(stage, ingest_units(config.work, config.datasets), options))
+            elif stage == "pseudolabel":
+                units = pseudolabel_units(config.work, config.training_datasets, config.pseudolabel)
+                rows.append(_from_units(stage, units, options))
+            elif stage == "pretrain":
+                rows.append(_training(config))
+            elif stage == "export":
+                there = (config.run_folder / "export.json").is_file()
+                rows.append(Row(stage, 1, int(not there)))
+        except HyperVisionError as error:
+            rows.append(Row(stage, note=f"waits: {error}"))
+    return rows
+
+
+def print_plan(config: Config, options: RunOptions, title: str) -> None:
+    """The state of every stage as a table."""
+    rows = [
+        [
+            row.stage, str(row.units), str(row.units - row.todo - row.failed), str(row.todo), str(row.failed),
+            format_bytes(row.bytes), format_seconds(row.seconds) if row.seconds else "-", row.note,
+        ]
+        for row in stage_rows(config, options)
+    ]  # fmt: skip
+    console.print(f"work folder {config.work}, {torch.cuda.device_count()} GPUs", highlight=False)
+    table(title, ["stage", "units", "done", "to do", "failed", "size", "estimate (one worker)", "note"], rows)
+
+
+def print_failures(workdir: Path, limit: int = 20) -> int:
+    """Every failure row in the records below a folder; returns how many."""
+    failures = [
+        (path, failure)
+        for path in find_records(workdir)
+        for failure in read_record(path).failures
+    ]
+    for path, failure in failures[:limit]:
+        console.print(f"[yellow]failed[/yellow] {failure.item}: {failure.reason} ({path})", highlight=False)
+    if len(failures) > limit:
+        console.print(f"... and {len(failures) - limit} more")
+    return len(failures)

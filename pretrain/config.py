@@ -1,0 +1,100 @@
+"""Configuration of a training run, and the specification that every rank process reads."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from distill.teacher import TeacherConfig
+from pretrain.data import SampleConfig
+from pretrain.objective import ObjectiveConfig
+from sharding.errors import ConfigError
+
+LOGIC = 1
+PRECISIONS = ("fp32", "bf16")
+
+
+@dataclass
+class ModelConfig:
+    """The student by name; any field of `hypervision.sizes.ModelSize` in `options`; weights to start from."""
+
+    name: str = "hypervision_base"
+    input_mode: str = "shape"
+    checkpoint: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class PretrainConfig:
+    """How long, how fast, on how many ranks.
+
+    Fields: run name; optimiser steps; images per step over all ranks and per rank and pass; peak learning rate,
+    warm-up share, weight decay, gradient clip; DeepSpeed ZeRO stage 0-2 and precision; a checkpoint every so many
+    steps, of which the newest `keep` stay; ranks (0 = one per GPU, or one) and CPU threads of each.
+    """
+
+    run: str = "run"
+    steps: int = 10000
+    global_batch: int = 64
+    micro_batch: int = 8
+    lr: float = 5e-4
+    warmup: float = 0.05
+    weight_decay: float = 0.05
+    clip: float = 1.0
+    zero_stage: int = 1
+    precision: str = "bf16"
+    save_every: int = 500
+    keep: int = 2
+    ranks: int = 0
+    threads: int = 0
+    sample: SampleConfig = field(default_factory=SampleConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+
+    def check(self, ranks: int) -> None:
+        """Refuse what cannot run, before any process is started.
+
+        Raises:
+            ConfigError: with what to change.
+        """
+        if self.global_batch % (ranks * self.micro_batch):
+            raise ConfigError(
+                f"pretrain.global_batch {self.global_batch} must be a multiple of ranks x micro_batch "
+                f"({ranks} x {self.micro_batch}); set pretrain.micro_batch or pretrain.ranks"
+            )
+        if self.zero_stage not in (0, 1, 2):
+            raise ConfigError(f"pretrain.zero_stage {self.zero_stage} is not 0, 1 or 2 (3 is not supported yet)")
+        if self.precision not in PRECISIONS:
+            raise ConfigError(f"pretrain.precision {self.precision!r} is not one of {', '.join(PRECISIONS)}")
+        if self.keep < 2:
+            raise ConfigError("pretrain.keep must be at least 2: the newest checkpoint may be the broken one")
+        if min(self.steps, self.save_every, self.micro_batch) < 1:
+            raise ConfigError("pretrain.steps, save_every and micro_batch must be at least 1")
+
+    def learning_rate(self, step: int) -> float:
+        """Linear warm-up, then a cosine to zero; a function of the step alone."""
+        warm = max(1, round(self.warmup * self.steps))
+        return self.lr * min((step + 1) / warm, 0.5 * (1 + math.cos(math.pi * step / self.steps)))
+
+
+@dataclass
+class RunSpec:
+    """All that a rank process needs; written to `<run>/spec.json`."""
+
+    workdir: str
+    datasets: list[str]
+    seed: int
+    ranks: int
+    model: ModelConfig
+    teacher: TeacherConfig
+    pretrain: PretrainConfig
+
+    def bytes_config(self) -> dict[str, Any]:
+        """The fields that change the weights that come out."""
+        fields = {"logic": LOGIC, **asdict(self)}
+        for name in ("workdir", "ranks"):
+            del fields[name]
+        fields["teacher"].pop("mode") if self.teacher.mode != "off" else None
+        for name in ("run", "ranks", "threads", "save_every", "keep"):
+            del fields["pretrain"][name]
+        return fields

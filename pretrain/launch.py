@@ -1,0 +1,140 @@
+"""`pretrain`: start the rank processes through torchrun, show their progress, and bring their errors home."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from pretrain.checkpoint import Checkpoints
+from pretrain.config import RunSpec
+from pretrain.ranks import die_with_parent
+from sharding import errors
+from sharding.errors import ChangedError, HyperVisionError, writing
+from sharding.records import delete, read_record, sweep, write_atomic
+from sharding.shards import open_manifest
+from sharding.stage import RunOptions, StageResult
+
+POLL_SECONDS = 0.5
+
+
+def default_ranks() -> int:
+    """One per GPU, or one."""
+    return max(1, torch.cuda.device_count())
+
+
+def _environment(spec: RunSpec, cache: Path) -> dict[str, str]:
+    """Caches of the engines go below the work folder, and no extension is built."""
+    extra = {
+        "TORCH_EXTENSIONS_DIR": str(cache / "torch_extensions"),
+        "TRITON_CACHE_DIR": str(cache / "triton"),
+        "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
+        "MPLCONFIGDIR": str(cache / "matplotlib"),
+        "OMP_NUM_THREADS": str(spec.pretrain.threads or max(1, (os.cpu_count() or 1) // spec.ranks)),
+        "PYTHONUNBUFFERED": "1",
+    }
+    if not torch.cuda.is_available():
+        extra["DS_ACCELERATOR"] = "cpu"
+    return {**os.environ, **extra}
+
+
+def _last_step(metrics: Path) -> int:
+    """Steps that the run has logged."""
+    try:
+        with metrics.open("rb") as file:
+            file.seek(max(0, metrics.stat().st_size - 4096))
+            lines = [line for line in file.read().splitlines() if line.endswith(b"}")]
+        return int(json.loads(lines[-1])["step"]) + 1 if lines else 0
+    except (FileNotFoundError, ValueError):
+        return 0
+
+
+def _raise_rank_error(run: Path, log: Path, code: int) -> None:
+    """Raise what a rank left, known errors as their own class."""
+    for path in sorted(run.glob("error-*.json")):
+        row = json.loads(path.read_text())
+        if row["kind"]:
+            kind = getattr(errors, row["kind"], HyperVisionError)
+            raise kind(row["sentence"])
+        last = row["sentence"].strip().splitlines()[-1]
+        raise errors.StageFailed(f"a training rank failed ({last}); its traceback is in {path}, the log in {log}")
+    tail = log.read_text(errors="replace").strip().splitlines()[-1:] if log.is_file() else []
+    raise errors.StageFailed(f"training ended with code {code} ({' '.join(tail)[:300]}); see {log}")
+
+
+def _watch(process: subprocess.Popen[bytes], spec: RunSpec, metrics: Path, options: RunOptions) -> int:
+    """Wait for the run, telling its steps."""
+    shown = -1
+    while process.poll() is None:
+        time.sleep(POLL_SECONDS)
+        step = _last_step(metrics)
+        if options.progress and step != shown:
+            options.progress("pretrain", step, spec.pretrain.steps, 0)
+            shown = step
+    return process.returncode
+
+
+def pretrain(spec: RunSpec, options: RunOptions) -> StageResult:
+    """Train, or continue, or say that all is done.
+
+    Raises:
+        ConfigError, InputError: what cannot run, before any process is started.
+        ChangedError: checkpoints of another configuration or of other shards are there.
+        StageFailed: a rank died.
+    """
+    started = time.perf_counter()
+    spec.teacher.check()
+    spec.pretrain.check(spec.ranks)
+    manifest = open_manifest(Path(spec.workdir) / "shards", spec.datasets)
+    checkpoints = Checkpoints.of(spec, manifest.fingerprint)
+    run = checkpoints.folder.parent
+    with writing(run):
+        checkpoints.folder.mkdir(parents=True, exist_ok=True)
+        sweep(run)
+    why = checkpoints.why_changed()
+    if why and not options.overwrite:
+        raise ChangedError(f"pretrain refuses to continue {run}: {why}; add --overwrite, or set another pretrain.run=")
+    if why:
+        for _, path in checkpoints.records():
+            delete(path)
+    newest = checkpoints.newest_valid()
+    begun = newest[0] if newest else 0
+    if begun < spec.pretrain.steps:
+        _start(spec, run, options)
+    result = StageResult("pretrain", run, spec.pretrain.steps, spec.pretrain.steps - begun)
+    result.bytes = sum(read_record(path).bytes for _, path in checkpoints.records())
+    result.seconds = time.perf_counter() - started
+    if spec.teacher.mode != "off" and spec.teacher.is_random and spec.pretrain.objective.distil:
+        result.notes.append(f"the teacher {spec.teacher.name} has RANDOM weights (teacher.allow_random)")
+    return result
+
+
+def _start(spec: RunSpec, run: Path, options: RunOptions) -> None:
+    for old in run.glob("error-*.json"):
+        old.unlink()
+    path = run / "spec.json"
+    write_atomic(path, json.dumps(asdict(spec), indent=1).encode())
+    log = run / "train.log"
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={spec.ranks}",
+        "-m", "pretrain.train", str(path),
+    ]  # fmt: skip
+    environment = _environment(spec, Path(spec.workdir) / ".cache")
+    with writing(log), log.open("ab") as sink:
+        process = subprocess.Popen(
+            command, stdout=sink, stderr=subprocess.STDOUT, env=environment, preexec_fn=die_with_parent
+        )
+    try:
+        code = _watch(process, spec, run / "metrics.jsonl", options)
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait(30)
+    if code:
+        _raise_rank_error(run, log, code)

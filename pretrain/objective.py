@@ -1,0 +1,119 @@
+"""The objective: material contrast, promptable masks, feature distillation. Each term alone, each with a weight.
+
+Formulas, defaults and their sources are in docs/method.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from distill.losses import Distiller
+from hypervision import HyperModel
+from pretrain.data import VIEWS_PER_IMAGE, Batch
+
+
+@dataclass
+class ObjectiveConfig:
+    """Weights of the terms (0 switches one off) and the temperature of the contrast."""
+
+    contrast: float = 1.0
+    masks: float = 0.5
+    distil: float = 0.3
+    temperature: float = 0.1
+    focal_weight: float = 20.0
+    dice_weight: float = 1.0
+
+
+def pool_masks(map_BDhw: Tensor, coverage_BMhw: Tensor) -> Tensor:
+    """Mean feature of each mask, tokens weighted by squared coverage: [B, M, D], unit length."""
+    weight = coverage_BMhw.pow(2)
+    pooled = torch.einsum("bmhw,bdhw->bmd", weight, map_BDhw.float())
+    return F.normalize(pooled / weight.sum((2, 3)).clamp_min(1e-6)[..., None], dim=-1)
+
+
+def material_contrast(pooled_BMD: Tensor, material_BM: Tensor, temperature: float) -> Tensor:
+    """Supervised contrast inside each image: masks of one material attract, of another repel.
+
+    The views of an image stand side by side in the batch and are compared together. Masks of other images are
+    no negatives: the same material may be there under another id.
+    """
+    size = VIEWS_PER_IMAGE * pooled_BMD.shape[1]
+    feature = pooled_BMD.reshape(-1, size, pooled_BMD.shape[-1])
+    kind = material_BM.reshape(-1, size)
+    real = kind > 0
+    logits = feature @ feature.transpose(1, 2) / temperature
+    other = real[:, None, :] & real[:, :, None] & ~torch.eye(size, dtype=torch.bool, device=kind.device)
+    same = (kind[:, :, None] == kind[:, None, :]) & other
+    log_prob = logits - logits.masked_fill(~other, -1e9).logsumexp(-1, keepdim=True)
+    anchor = same.any(-1) & (other & ~same).any(-1)
+    per_anchor = -(log_prob * same).sum(-1) / same.sum(-1).clamp_min(1)
+    return (per_anchor * anchor).sum() / anchor.sum().clamp_min(1)
+
+
+def mask_loss(logits: Tensor, iou: Tensor, target: Tensor, real: Tensor, config: ObjectiveConfig) -> Tensor:
+    """SAM's: focal and dice on the best of three masks, and regression of the predicted IoU.
+
+    Shapes: logits [B, P, M, h, w], iou [B, P, M], target [B, P, h, w], real [B, P].
+    """
+    logits = logits.float()
+    want = target[:, :, None].expand_as(logits)
+    probability = logits.sigmoid()
+    cross = F.binary_cross_entropy_with_logits(logits, want, reduction="none")
+    miss = torch.where(want > 0.5, 1 - probability, probability)
+    alpha = torch.where(want > 0.5, 0.25, 0.75)
+    focal = (alpha * miss.pow(2) * cross).mean((3, 4))
+    overlap = (probability * want).sum((3, 4))
+    dice = 1 - (2 * overlap + 1) / (probability.sum((3, 4)) + want.sum((3, 4)) + 1)
+    shape = config.focal_weight * focal + config.dice_weight * dice
+    best = shape.min(-1)
+    with torch.no_grad():
+        hard = logits > 0
+        common = (hard & (want > 0.5)).sum((3, 4)).float()
+        true_iou = common / (hard | (want > 0.5)).sum((3, 4)).clamp_min(1)
+    regression = (iou.float() - true_iou).pow(2).mean(-1)
+    return ((best.values + regression) * real).sum() / real.sum().clamp_min(1)
+
+
+class PretrainModel(nn.Module):
+    """Student, projectors and losses in one module, so that every engine sees one forward."""
+
+    def __init__(self, student: HyperModel, teacher_dim: int, config: ObjectiveConfig) -> None:
+        super().__init__()
+        self.student, self.config = student, config
+        # The mask input of SAM's prompt encoder has no part in this objective.
+        student.prompt_encoder.mask_downscaling.requires_grad_(False)
+        self.distiller: Distiller | None = None
+        if teacher_dim and config.distil:
+            self.distiller = Distiller([student.size.embed_dim, student.size.neck_dim], teacher_dim)
+
+    def forward(self, batch: Batch, teacher_BDhw: Tensor | None, use_boxes: bool) -> dict[str, Tensor]:
+        """The terms and their weighted sum `loss`."""
+        maps = self.student.encode(batch.cube, batch.wavelength_nm, batch.gsd_m)
+        terms: dict[str, Tensor] = {}
+        weights = {"contrast": self.config.contrast, "masks": self.config.masks, "distil": self.config.distil}
+        if self.config.contrast:
+            pooled = pool_masks(self.student.semantic(maps[-1]), batch.coverage)
+            terms["contrast"] = material_contrast(pooled, batch.material, self.config.temperature)
+        if self.config.masks:
+            terms["masks"] = self._masks(maps[-1], batch, use_boxes)
+        if self.distiller is not None and teacher_BDhw is not None:
+            terms["distil"] = self.distiller([maps[-2], maps[-1]], teacher_BDhw, batch.visible)
+        loss = torch.stack([weights[name] * value.float() for name, value in terms.items()]).sum()
+        # Every parameter takes part in every step on every rank, or gradient reduction would wait for ever.
+        idle = sum(p.sum() for p in self.parameters() if p.requires_grad)
+        terms["loss"] = loss + 0.0 * idle
+        return terms
+
+    def _masks(self, neck_BDhw: Tensor, batch: Batch, use_boxes: bool) -> Tensor:
+        image_hw = (batch.cube.shape[2], batch.cube.shape[3])
+        if use_boxes:
+            logits, iou = self.student.predict_masks(neck_BDhw, image_hw, boxes_BP4=batch.boxes)
+        else:
+            labels = torch.ones_like(batch.points[..., :1])
+            logits, iou = self.student.predict_masks(neck_BDhw, image_hw, batch.points[:, :, None], labels)
+        target = F.interpolate(batch.masks, logits.shape[-2:], mode="area")
+        return mask_loss(logits, iou, (target > 0.5).float(), batch.prompted, self.config)

@@ -1,0 +1,72 @@
+"""The processes of a run: who am I, and decisions that all ranks take together."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+T = TypeVar("T")
+PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent() -> None:
+    """Ask the kernel to end this process when its parent ends, so that a killed run leaves nothing behind."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def rank() -> int:
+    """Number of this process."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def world() -> int:
+    """Number of processes."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def device() -> torch.device:
+    """The device of this process."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
+
+
+def from_rank0(function: Callable[[], T]) -> T:
+    """Run `function` on rank 0 and give its result, or its exception, to every rank.
+
+    Without this an error on rank 0 alone leaves the others waiting until a timeout.
+    """
+    box: list[Any] = [None, None]
+    if rank() == 0:
+        try:
+            box[0] = function()
+        except Exception as error:
+            box[1] = error
+    if world() > 1:
+        dist.broadcast_object_list(box, src=0)
+    if box[1] is not None:
+        raise box[1]
+    return box[0]  # type: ignore[no-any-return]
+
+
+def mean_over_ranks(values: dict[str, float]) -> dict[str, float]:
+    """Mean of each value over all ranks (keys must be the same everywhere)."""
+    if world() == 1:
+        return values
+    packed = torch.tensor([values[name] for name in sorted(values)], dtype=torch.float64)
+    if dist.get_backend() == "nccl":
+        packed = packed.to(device())
+    dist.all_reduce(packed)
+    return dict(zip(sorted(values), (packed / world()).tolist(), strict=True))
+
+
+def barrier() -> None:
+    """Wait for every rank."""
+    if world() > 1:
+        dist.barrier()

@@ -1,0 +1,235 @@
+"""The rank process: one loop over steps on a DeepSpeed engine. Started by `pretrain.launch` through torchrun.
+
+    order.step(s) -> samples of this rank -> batch (read ahead by one) -> teacher features -> engine -> metrics
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distill.cache import FeatureCache, features_for
+from distill.teacher import Teacher, View
+from hypervision import HyperModel, create_model
+from pretrain.checkpoint import Checkpoints, restore, save
+from pretrain.config import RunSpec
+from pretrain.data import VIEWS_PER_IMAGE, Batch, make_batch
+from pretrain.objective import PretrainModel
+from pretrain.ranks import barrier, device, die_with_parent, from_rank0, mean_over_ranks, rank, world
+from sharding.errors import HyperVisionError, InputError
+from sharding.order import Order, keyed_rng
+from sharding.records import write_atomic
+from sharding.schema import typed
+from sharding.shards import Manifest, open_manifest
+
+FIT_SAMPLES = 32
+
+
+def build_student(spec: RunSpec) -> HyperModel:
+    """The student with its starting weights."""
+    torch.manual_seed(spec.seed)
+    model = create_model(
+        spec.model.name, spec.model.checkpoint, input_mode=spec.model.input_mode, **spec.model.options
+    )
+    return model.train()
+
+
+def deepspeed_engine(model: PretrainModel, spec: RunSpec) -> Any:
+    """A DeepSpeed engine over the model with torch's AdamW."""
+    import deepspeed
+
+    config = spec.pretrain
+    optimizer = torch.optim.AdamW(
+        [p for p in model.parameters() if p.requires_grad], config.lr, (0.9, 0.95), weight_decay=config.weight_decay
+    )
+    settings = {
+        "train_batch_size": config.global_batch,
+        "train_micro_batch_size_per_gpu": config.micro_batch,
+        "gradient_clipping": config.clip,
+        "zero_optimization": {"stage": config.zero_stage},
+        "zero_allow_untested_optimizer": True,
+        "bf16": {"enabled": config.precision == "bf16"},
+        "steps_per_print": 1 << 30,
+    }
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
+    return engine
+
+
+def start_ranks(spec: RunSpec) -> None:
+    """Join the other ranks; no extension is compiled for it."""
+    import deepspeed
+
+    torch.set_num_threads(spec.pretrain.threads or max(1, (os.cpu_count() or 1) // world()))
+    torch.manual_seed(spec.seed)
+    if not torch.cuda.is_available():
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed("nccl" if torch.cuda.is_available() else "gloo", verbose=False)
+
+
+class Trainer:
+    """Everything one rank holds while it trains."""
+
+    def __init__(self, spec: RunSpec) -> None:
+        self.spec, self.config = spec, spec.pretrain
+        self.run = Path(spec.workdir) / "runs" / self.config.run
+        self.manifest: Manifest = open_manifest(Path(spec.workdir) / "shards", spec.datasets)
+        self.order = Order(len(self.manifest), self.manifest.fingerprint, spec.seed, self.config.global_batch)
+        student = build_student(spec)
+        self.patch = student.size.patch_size
+        self.teacher, self.cache = self._teacher()
+        width = 0 if self.teacher is None else int(self._features(self.manifest.samples[:1]).shape[1])
+        model = PretrainModel(student, width, self.config.objective)
+        if model.distiller is not None:
+            first = [self.manifest.samples[i] for i in self.order.epoch(0)[:FIT_SAMPLES]]
+            model.distiller.fit(self._features(first))
+        self.engine = deepspeed_engine(model, spec)
+        self.checkpoints = Checkpoints.of(spec, self.manifest.fingerprint)
+
+    def _teacher(self) -> tuple[Teacher | None, FeatureCache | None]:
+        if self.spec.teacher.mode == "off" or not self.config.objective.distil:
+            return None, None
+        teacher = Teacher(self.spec.teacher, str(device()))
+        if self.spec.teacher.mode == "live":
+            return teacher, None
+        cache = FeatureCache(Path(self.spec.workdir) / "teacher", teacher.fingerprint, self.manifest.samples)
+        if self.spec.teacher.mode == "cache" and cache.missing(self.manifest.samples):
+            raise InputError(f"{cache.root} lacks features of some samples; set teacher.mode=fill, or run cache-teacher")
+        return teacher, cache
+
+    def _features(self, refs: Any) -> torch.Tensor:
+        assert self.teacher is not None
+        return features_for(self.teacher, self.cache, refs, [[View.IDENTITY]] * len(refs))
+
+    def batches(self, step: int) -> list[tuple[Batch, torch.Tensor | None]]:
+        """The micro-batches of this rank in one step, with their teacher features."""
+        epoch, indices = self.order.step(step)
+        own = [self.manifest.samples[i] for i in indices[rank() :: world()]]
+        out = []
+        for start in range(0, len(own), self.config.micro_batch):
+            refs = own[start : start + self.config.micro_batch]
+            batch = make_batch(refs, self.spec.seed, epoch, self.config.sample, self.patch)
+            features = None
+            if self.teacher is not None:
+                views = [batch.views[i : i + VIEWS_PER_IMAGE] for i in range(0, len(batch.views), VIEWS_PER_IMAGE)]
+                features = features_for(self.teacher, self.cache, refs, views)
+            out.append((batch, features))
+        return out
+
+    def step(self, step: int, batches: list[tuple[Batch, torch.Tensor | None]]) -> dict[str, float]:
+        """One optimiser step; returns the mean of each term over all ranks.
+
+        Raises:
+            HyperVisionError: the loss is not finite on some rank (every rank raises, none steps).
+        """
+        use_boxes = bool(keyed_rng("boxes", self.spec.seed, step).integers(2))
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = self.config.learning_rate(step)
+        sums: dict[str, float] = {}
+        for batch, features in batches:
+            moved = batch.to(device())
+            terms = self.engine(moved, None if features is None else features.to(device()), use_boxes)
+            self.engine.backward(terms["loss"])
+            for name, value in terms.items():
+                sums[name] = sums.get(name, 0.0) + float(value.detach()) / len(batches)
+            means = mean_over_ranks(sums) if self.engine.is_gradient_accumulation_boundary() else sums
+            if means["loss"] != means["loss"] or abs(means["loss"]) == float("inf"):
+                keys = ", ".join(sorted({key for one, _ in batches for key in one.keys})[:4])
+                raise HyperVisionError(f"the loss of step {step} is not finite; rank {rank()} had samples {keys}, ...")
+            self.engine.step()
+        return means
+
+    def train(self) -> None:
+        """Run to the last step from wherever the newest valid checkpoint stands."""
+        start = restore(self.engine, self.checkpoints, self.config.zero_stage)
+        log = MetricsLog(self.run / "metrics.jsonl", start) if rank() == 0 else None
+        with ThreadPoolExecutor(1) as ahead:
+            upcoming: Future[Any] | None = None
+            for step in range(start, self.config.steps):
+                began = time.perf_counter()
+                batches = upcoming.result() if upcoming else self.batches(step)
+                waited = time.perf_counter() - began
+                last = step + 1 == self.config.steps
+                upcoming = None if last else ahead.submit(self.batches, step + 1)
+                terms = self.step(step, batches)
+                if log is not None:
+                    log.write(step, self.config, terms, self.engine, time.perf_counter() - began, waited)
+                if last or (step + 1) % self.config.save_every == 0:
+                    save(self.engine, self.checkpoints, step + 1, self.config.keep)
+                    self._pack()
+        barrier()
+
+    def _pack(self) -> None:
+        """Commit the teacher features that are complete; one writer, when all ranks have spooled theirs."""
+        barrier()
+        if self.cache is not None and self.spec.teacher.mode == "fill":
+            cache = self.cache
+            from_rank0(lambda: len(cache.pack()))
+
+
+class MetricsLog:
+    """`metrics.jsonl`: one line a step, appended by rank 0; lines after the resumed step are cut off first."""
+
+    def __init__(self, path: Path, start: int) -> None:
+        self.path = path
+        if path.is_file():
+            lines = [line for line in path.read_text().splitlines() if line.endswith("}")]
+            kept = [line for line in lines if json.loads(line)["step"] < start]
+            write_atomic(path, "".join(f"{line}\n" for line in kept).encode())
+
+    def write(
+        self, step: int, config: Any, terms: dict[str, float], engine: Any, seconds: float, waited: float
+    ) -> None:
+        """Append the numbers of one step."""
+        norm = engine.get_global_grad_norm()
+        row = {
+            "step": step,
+            **{name: round(value, 6) for name, value in terms.items()},
+            "lr": config.learning_rate(step),
+            "grad_norm": None if norm is None else round(float(norm), 5),
+            "images_per_second": round(config.global_batch / seconds, 3),
+            "data_wait_share": round(waited / seconds, 4),
+            "seconds": round(seconds, 4),
+        }
+        with self.path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def main(path: str) -> int:
+    """Entry of a rank process; an error is left in `error-<rank>.json` for the one who started it."""
+    die_with_parent()
+    run = Path(path).parent
+    spec = typed(RunSpec, json.loads(Path(path).read_text()), path)
+    try:
+        start_ranks(spec)
+        trainer = Trainer(spec)
+        trainer.train()
+        trainer.engine.destroy()
+        torch.distributed.destroy_process_group()
+        return 0
+    except Exception as error:
+        import traceback
+
+        known = isinstance(error, HyperVisionError)
+        sentence = str(error) if known else traceback.format_exc()
+        kind = type(error).__name__ if known else ""
+        row = {"kind": kind, "sentence": sentence, "exit_code": getattr(error, "exit_code", 1)}
+        try:
+            write_atomic(run / f"error-{rank()}.json", json.dumps(row).encode())
+        except HyperVisionError:
+            print(sentence, file=sys.stderr)  # noqa: T201 - the disk is full: the log pipe is all that is left
+        return 1
+
+
+if __name__ == "__main__":
+    # Leave at once: an interpreter that shuts down while peers are gone can hang in their communicators.
+    code = main(sys.argv[1])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
