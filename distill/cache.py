@@ -20,7 +20,8 @@ import zarr
 from numpy.typing import NDArray
 from torch import Tensor
 
-from distill.teacher import VIEWS, Teacher, View
+from distill.teacher import Teacher
+from distill.views import VIEWS, View
 from sharding.errors import InputError, writing
 from sharding.records import Body, Record, Unit, commit, read_record, write_atomic
 from sharding.shards import SampleRef

@@ -61,11 +61,15 @@ class PromptEncoder(nn.Module):
             parts.append(self._points(points_BPN2.flatten(0, 1), labels_BPN.flatten(0, 1), size_xy, boxes_BP4 is None))
         if boxes_BP4 is not None:
             corners = (boxes_BP4.flatten(0, 1).reshape(-1, 2, 2) + 0.5) / size_xy
-            corner_embed = torch.stack([self.point_embeddings[2].weight[0], self.point_embeddings[3].weight[0]])
+            corner_embed = torch.stack([self._kind(2), self._kind(3)])
             parts.append(self.pe_layer(corners.float()) + corner_embed)
         if not parts:
             raise ValueError("give points with labels, or boxes")
         return torch.cat(parts, 1)
+
+    def _kind(self, index: int) -> Tensor:
+        """Embedding of a kind of point: 0 outside, 1 inside, 2 and 3 corners of a box."""
+        return self.point_embeddings[index].get_parameter("weight")[0]
 
     def _points(self, xy_QN2: Tensor, labels_QN: Tensor, size_xy: Tensor, pad: bool) -> Tensor:
         if pad:  # SAM closes a list of points with one "not a point" when no box follows
@@ -77,7 +81,7 @@ class PromptEncoder(nn.Module):
         kind = labels_QN[..., None]
         code = torch.where(kind == -1, self.not_a_point_embed.weight[0], code)
         for label in (0, 1):
-            code = code + (kind == label) * self.point_embeddings[label].weight[0]
+            code = code + (kind == label) * self._kind(label)
         return code
 
 

@@ -32,7 +32,7 @@ class ImageEncoder(nn.Module):
         self.block_spectral_weight_bank_b = nn.Parameter(torch.zeros(dim))
         if size.input_mode == "shape":
             self.log_brightness = nn.Parameter(torch.zeros(dim))
-        self.embedding = SpectralEmbedding(dim, patch, size.input_mode)
+        self.embedding = SpectralEmbedding(patch, size.input_mode)
         self.pos_embed_mlp = PositionMlp(dim)
         self.blocks = nn.ModuleList(
             Block(dim, size.num_heads, grid, 0 if i in size.global_blocks else WINDOW) for i in range(size.depth)
@@ -69,7 +69,7 @@ class ImageEncoder(nn.Module):
 
     def bank(self) -> dict[str, Tensor]:
         """The kernel banks as the embedding takes them."""
-        bank = {
+        bank: dict[str, Tensor] = {
             "point_w": self.point_spectral_weight_bank_w,
             "point_b": self.point_spectral_weight_bank_b,
             "block_w": self.block_spectral_weight_bank_w,

@@ -88,7 +88,8 @@ class HyperModel(nn.Module):
         Args:
             neck_BDhw: last map of `encode`.
             image_hw: side lengths of the encoded image in pixels; prompts are in its (x, y) pixels.
-            points_BPN2, labels_BPN: N points a prompt with labels 1 inside, 0 outside, -1 padding.
+            points_BPN2: N points a prompt.
+            labels_BPN: 1 for a point inside, 0 outside, -1 padding.
             boxes_BP4: x0 y0 x1 y1 per prompt.
             multimask: three masks a prompt, else one.
 

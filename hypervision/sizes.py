@@ -14,7 +14,8 @@ class ModelSize:
 
     Fields: token width, number of blocks and heads, the blocks with global attention, the blocks after which
     2x2 tokens are merged (none = the flat form), image and patch side in pixels, width of neck and decoder,
-    window of the semantic head in tokens, and how a cube enters ("public": as given, divided by its maximum by the caller; "shape": see spectral.py).
+    window of the semantic head in tokens, and how a cube enters ("public": as given, divided by its maximum
+    by the caller; "shape": see spectral.py).
     """
 
     embed_dim: int

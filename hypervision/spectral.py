@@ -117,13 +117,12 @@ class SpectralEmbedding(nn.Module):
     """Tokens from a cube of any camera; the parameters live in the encoder under their public names.
 
     Args:
-        width: token width D.
         patch_size: side of a square patch in pixels.
         input_mode: "public" takes the cube as it is (the caller divides it by its maximum), "shape" divides
             every patch by its own mean, centres it and keeps its log-brightness as one extra vector.
     """
 
-    def __init__(self, width: int, patch_size: int, input_mode: str) -> None:
+    def __init__(self, patch_size: int, input_mode: str) -> None:
         super().__init__()
         self.patch_size, self.input_mode = patch_size, input_mode
 

@@ -1,0 +1,1 @@
+"""The command line, recipes, and what a person sees: tables, report, comparison."""

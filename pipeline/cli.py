@@ -1,6 +1,6 @@
 """The command line: one verb per stage, the same word as in make and in the records.
 
-    hypervision VERB [RECIPE] [key=value ...] [--dry-run] [--overwrite] [--retry-failed]
+hypervision VERB [RECIPE] [key=value ...] [--dry-run] [--overwrite] [--retry-failed]
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The configuration of a recipe: nested dataclasses, YAML recipes, dotted overrides.
 
-    recipe (name or file) -> overrides key=value -> resolved Config, written beside every output
+recipe (name or file) -> overrides key=value -> resolved Config, written beside every output
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from distill.teacher import TeacherConfig
+from distill.views import TeacherConfig
 from pretrain.config import ModelConfig, PretrainConfig, RunSpec
 from pretrain.launch import default_ranks
-from pseudolabel.factory import PseudolabelConfig
+from pseudolabel.config import PseudolabelConfig
 from sharding.errors import ConfigError
 from sharding.generator.corpus import CorpusConfig
 from sharding.ingest import DatasetConfig

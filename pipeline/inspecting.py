@@ -85,7 +85,7 @@ def inspect_raw(path: Path, row: Row, out: Path) -> None:
     wl_C = np.asarray(raw.wavelength_nm)
     step = max(1, -(-max(height, width) // MAX_SIDE))
     cube = raw.read(slice(None, None, step), slice(None, None, step)).astype(np.float32)
-    valid = np.isfinite(cube).all(-1)
+    valid: Array = np.asarray(np.isfinite(cube).all(-1))
     if raw.valid_HW is not None:
         valid &= raw.valid_HW[::step, ::step]
     facts = {
@@ -112,12 +112,18 @@ def inspect_shard(path: Path, out: Path) -> None:
         wl = meta["wavelength_nm"]
         size = format_bytes(sum(member[1] for member in ref.members.values()))
         kinds = len({mask["material"] for mask in meta["masks"]})
-        rows.append([ref.key, f"{len(wl)} bands {min(wl):.0f}-{max(wl):.0f} nm", str(len(meta["masks"])), str(kinds), size])
+        rows.append(
+            [ref.key, f"{len(wl)} bands {min(wl):.0f}-{max(wl):.0f} nm", str(len(meta["masks"])), str(kinds), size]
+        )
     table(f"{path}: {len(refs)} samples", ["sample", "cube", "masks", "materials", "size"], rows[:40])
     shown = refs[:SHOWN_SAMPLES]
     figure, axes = plt.subplots(len(shown), 3, figsize=(8, 2.7 * len(shown)), layout="constrained", squeeze=False)
     for row_axes, ref in zip(axes, shown, strict=True):
-        pictures = (ref.picture("rgb"), paint_labels(ref.picture("instances")), paint_labels(ref.picture("materials"), 7))
+        pictures = (
+            ref.picture("rgb"),
+            paint_labels(ref.picture("instances")),
+            paint_labels(ref.picture("materials"), 7),
+        )
         for axis, picture, name in zip(row_axes, pictures, (ref.key, "masks", "materials"), strict=True):
             axis.imshow(picture, interpolation="nearest")
             axis.axis("off")

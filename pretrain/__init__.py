@@ -1,0 +1,1 @@
+"""Objective, data views, DeepSpeed trainer, checkpoints, probes."""

@@ -1,7 +1,8 @@
 """Checkpoints with the commit protocol over all ranks: `runs/<run>/checkpoints/step_<n>/` and its record.
 
 Every rank writes its part of the DeepSpeed state into one temporary folder; then rank 0 adds the student's weights
-under their public names, verifies, publishes and writes the record. The newest checkpoint whose bytes are those of its record is where any start continues.
+under their public names, verifies, publishes and writes the record. Any start
+continues from the newest checkpoint whose bytes are those of its record.
 """
 
 from __future__ import annotations

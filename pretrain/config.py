@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from distill.teacher import TeacherConfig
+from distill.views import TeacherConfig
 from pretrain.data import SampleConfig
 from pretrain.objective import ObjectiveConfig
 from sharding.errors import ConfigError

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from distill.teacher import VIEWS, View, apply_view
+from distill.views import VIEWS, View, apply_view
 from sharding.order import keyed_rng
 from sharding.shards import SampleRef
 
@@ -79,7 +80,7 @@ def choose_bands(good: Array, wl_C: Array, count: int, window: bool, rng: np.ran
     if len(ordered) <= count:
         return ordered
     edges = np.linspace(0, len(ordered), count + 1).astype(int)
-    return ordered[[int(rng.integers(a, b)) for a, b in zip(edges[:-1], edges[1:], strict=True)]]
+    return ordered[[int(rng.integers(a, b)) for a, b in pairwise(edges)]]
 
 
 def token_coverage(labels: Array, ids: Array, patch: int) -> Array:
@@ -108,7 +109,9 @@ def _prompts(labels: Array, ids: Array, count: int, rng: np.random.Generator) ->
     return np.array(masks).reshape(-1, height, width), np.array(points, np.float32), np.array(boxes, np.float32)
 
 
-def _view(ref: SampleRef, meta: dict[str, Any], number: int, key: tuple[int, int], config: SampleConfig) -> dict[str, Any]:
+def _view(
+    ref: SampleRef, meta: dict[str, Any], number: int, key: tuple[int, int], config: SampleConfig
+) -> dict[str, Any]:
     rng = keyed_rng("view", *key, ref.dataset, ref.key, number)
     wl_C = np.asarray(meta["wavelength_nm"], float)
     good = np.flatnonzero(~np.asarray(meta["bad_band"], bool))
@@ -121,9 +124,7 @@ def _view(ref: SampleRef, meta: dict[str, Any], number: int, key: tuple[int, int
     return {"cube": apply_view(cube, view, 2), "wl": wl_C[bands].tolist(), "view": view, "labels": labels, "rng": rng}
 
 
-def make_batch(
-    refs: Sequence[SampleRef], seed: int, epoch: int, config: SampleConfig, patch: int
-) -> Batch:
+def make_batch(refs: Sequence[SampleRef], seed: int, epoch: int, config: SampleConfig, patch: int) -> Batch:
     """Read and assemble the views of some samples; `patch` is the student's token side in pixels."""
     rows: list[dict[str, Any]] = []
     for ref in refs:

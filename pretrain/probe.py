@@ -55,10 +55,10 @@ def pure_patches(instances: Array, materials: Array, patch: int) -> tuple[Array,
     """(indices, material, instance) of patches of which at least 75 % is one instance."""
     height, width = instances.shape[0] // patch, instances.shape[1] // patch
     tiles = instances[: height * patch, : width * patch].reshape(height, patch, width, patch)
-    tiles = tiles.transpose(0, 2, 1, 3).reshape(height * width, -1).astype(np.int64)
+    flat = tiles.transpose(0, 2, 1, 3).reshape(height * width, -1).astype(np.int64)
     kinds = dict(zip(instances.ravel().tolist(), materials.ravel().tolist(), strict=True))
-    top = np.array([np.bincount(tile).argmax() for tile in tiles])
-    keep = np.flatnonzero((tiles == top[:, None]).mean(1) >= PURITY)
+    top = np.array([np.bincount(tile).argmax() for tile in flat])
+    keep = np.flatnonzero((flat == top[:, None]).mean(1) >= PURITY)
     return keep, np.array([kinds[i] for i in top[keep]], np.int64), top[keep]
 
 
@@ -160,7 +160,9 @@ def macro_accuracy(predicted: Array, label: Array) -> float:
     return float(np.mean([(predicted[label == kind] == kind).mean() for kind in np.unique(label)]))
 
 
-def probe_scores(train: Sequence[Patches], test: Sequence[Patches], unseen: Sequence[str], seed: int) -> dict[str, float]:
+def probe_scores(
+    train: Sequence[Patches], test: Sequence[Patches], unseen: Sequence[str], seed: int
+) -> dict[str, float]:
     """The scores of one set of features: in-scene and pooled, on training and unseen sensors."""
     classes = int(max(scene.material.max() for scene in [*train, *test])) + 1
     predict = fit_linear(*_pool(train, seed), classes)
@@ -192,8 +194,8 @@ def random_nets(name: str, options: dict[str, Any], seed: int) -> dict[str, Hype
                     encoder.point_spectral_weight_bank_w.normal_()
                     encoder.block_spectral_weight_bank_w.normal_()
                 if not position:
-                    encoder.pos_embed_mlp.layers[-1].weight.zero_()
-                    encoder.pos_embed_mlp.layers[-1].bias.zero_()
+                    for parameter in encoder.pos_embed_mlp.layers[-1].parameters():
+                        parameter.zero_()
             nets[f"{kernels} kernels{'' if position else ', no position'}"] = net
     return nets
 
@@ -247,7 +249,9 @@ def gather_evidence(
                     bar[key], source[key] = value, f"{name}, {tap}"
     patch = model.size.patch_size
     spectra = {
-        "in-scene, training sensors": in_scene(spectra_features([s for s in test if s.sensor not in unseen], patch), seed),
+        "in-scene, training sensors": in_scene(
+            spectra_features([s for s in test if s.sensor not in unseen], patch), seed
+        ),
         "in-scene, unseen sensors": in_scene(spectra_features([s for s in test if s.sensor in unseen], patch), seed),
     }
     return Evidence(own, bar, source, spectra)

@@ -1,6 +1,6 @@
 """The rank process: one loop over steps on a DeepSpeed engine. Started by `pretrain.launch` through torchrun.
 
-    order.step(s) -> samples of this rank -> batch (read ahead by one) -> teacher features -> engine -> metrics
+order.step(s) -> samples of this rank -> batch (read ahead by one) -> teacher features -> engine -> metrics
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from typing import Any
 import torch
 
 from distill.cache import FeatureCache, features_for
-from distill.teacher import Teacher, View
+from distill.teacher import Teacher
+from distill.views import View
 from hypervision import HyperModel, create_model
 from pretrain.checkpoint import Checkpoints, restore, save
 from pretrain.config import RunSpec
@@ -35,9 +36,7 @@ FIT_SAMPLES = 32
 def build_student(spec: RunSpec) -> HyperModel:
     """The student with its starting weights."""
     torch.manual_seed(spec.seed)
-    model = create_model(
-        spec.model.name, spec.model.checkpoint, input_mode=spec.model.input_mode, **spec.model.options
-    )
+    model = create_model(spec.model.name, spec.model.checkpoint, input_mode=spec.model.input_mode, **spec.model.options)
     return model.train()
 
 
@@ -100,7 +99,9 @@ class Trainer:
             return teacher, None
         cache = FeatureCache(Path(self.spec.workdir) / "teacher", teacher.fingerprint, self.manifest.samples)
         if self.spec.teacher.mode == "cache" and cache.missing(self.manifest.samples):
-            raise InputError(f"{cache.root} lacks features of some samples; set teacher.mode=fill, or run cache-teacher")
+            raise InputError(
+                f"{cache.root} lacks features of some samples; set teacher.mode=fill, or run cache-teacher"
+            )
         return teacher, cache
 
     def _features(self, refs: Any) -> torch.Tensor:
@@ -223,7 +224,7 @@ def main(path: str) -> int:
         try:
             write_atomic(run / f"error-{rank()}.json", json.dumps(row).encode())
         except HyperVisionError:
-            print(sentence, file=sys.stderr)  # noqa: T201 - the disk is full: the log pipe is all that is left
+            print(sentence, file=sys.stderr)
         return 1
 
 

@@ -1,0 +1,1 @@
+"""SAM2 masks (spatial) + HyperFree masks (spectral) -> fused labels that know shape and material, on Ray."""

@@ -8,22 +8,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pseudolabel.classical import ClassicalConfig, spatial_regions, spectral_regions
+from pseudolabel.classical import spatial_regions, spectral_regions
+from pseudolabel.config import PseudolabelConfig
 from pseudolabel.descriptors import colour, spectral_shape
-from pseudolabel.fusion import Fused, FusionConfig, fuse, scene_materials
+from pseudolabel.fusion import Fused, fuse, scene_materials
 from pseudolabel.regions import means
-from pseudolabel.spatial import Sam2Config, Sam2Masks, require_weights
-from pseudolabel.spectral import HyperfreeConfig, HyperfreeMasks
-from sharding.errors import ConfigError, InputError
+from sharding.errors import InputError
 from sharding.records import Body, Failure, Record, Unit, commit, data_path, find_records, fingerprint, read_record
-from sharding.records import sha256_file
 from sharding.render import render_rgb
 from sharding.sample import encode_sample
 from sharding.shards import index_shard, write_shard
@@ -31,63 +29,6 @@ from sharding.stage import RunOptions, StageResult, run_units
 from sharding.store import Cube, open_cube
 
 Array = NDArray[Any]
-LOGIC = 1
-SEGMENTERS = ("models", "classical")
-
-
-@dataclass
-class PseudolabelConfig:
-    """How labels are made.
-
-    Fields: "models" = SAM2 + HyperFree, "classical" = Felzenszwalb + k-means; tile side in pixels; bytes of
-    cube per shard; whether the source label maps travel along; workers (0 = one per GPU, or per two cores).
-    """
-
-    segmenters: str = "models"
-    tile: int = 512
-    shard_bytes: int = 384 << 20
-    keep_sources: bool = False
-    workers: int = 0
-    device: str = "auto"
-    sam2: Sam2Config = field(default_factory=Sam2Config)
-    hyperfree: HyperfreeConfig = field(default_factory=HyperfreeConfig)
-    classical: ClassicalConfig = field(default_factory=ClassicalConfig)
-    fusion: FusionConfig = field(default_factory=FusionConfig)
-
-    def bytes_config(self) -> dict[str, Any]:
-        """The fields that change the bytes of a shard; weights count by their content."""
-        fields = {"logic": LOGIC, **asdict(self)}
-        for name in ("workers", "device", "classical" if self.segmenters == "models" else "sam2"):
-            del fields[name]
-        if self.segmenters == "classical":
-            del fields["hyperfree"]
-        for name in ("sam2", "hyperfree"):
-            if name in fields and fields[name]["checkpoint"]:
-                fields[name]["checkpoint"] = sha256_file(Path(fields[name]["checkpoint"]).expanduser())[:16]
-        return fields
-
-    @property
-    def describe(self) -> str:
-        """What made the labels, for records and people."""
-        if self.segmenters == "classical":
-            return "felzenszwalb + k-means (classical stand-ins, no SAM2 or HyperFree weights)"
-        parts = [("sam2 " + self.sam2.size, self.sam2.checkpoint), (self.hyperfree.model, self.hyperfree.checkpoint)]
-        return " + ".join(f"{name}{'' if weights else ' with RANDOM weights'}" for name, weights in parts)
-
-    def check(self) -> None:
-        """Refuse what cannot run, before any work.
-
-        Raises:
-            ConfigError: unknown segmenters, or models without weights.
-        """
-        if self.segmenters not in SEGMENTERS:
-            raise ConfigError(f"pseudolabel.segmenters {self.segmenters!r} is not one of {', '.join(SEGMENTERS)}")
-        if self.tile < 16 or self.shard_bytes < 1:
-            raise ConfigError("pseudolabel.tile must be at least 16 pixels and shard_bytes positive")
-        if self.segmenters == "models":
-            require_weights("SAM2", self.sam2.checkpoint, self.sam2.allow_random, "pseudolabel.sam2")
-            free = self.hyperfree
-            require_weights("HyperFree", free.checkpoint, free.allow_random, "pseudolabel.hyperfree")
 
 
 def windows(height: int, width: int, tile: int) -> list[tuple[int, int]]:
@@ -150,15 +91,20 @@ class LabelWorker:
     """Holds the segmenters; makes one shard per call."""
 
     def __init__(self, config: PseudolabelConfig, threads: int = 1) -> None:
-        import torch
-
-        torch.set_num_threads(threads)
         self.config = config
         if config.segmenters == "models":
+            import torch
+
+            from pseudolabel.spatial import Sam2Masks
+            from pseudolabel.spectral import HyperfreeMasks
+
+            torch.set_num_threads(threads)
             device = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
             self.sam2, self.hyperfree = Sam2Masks(config.sam2, device), HyperfreeMasks(config.hyperfree, device)
 
-    def segment(self, cube_CHW: Array, wl_C: Array, gsd_m: float, rgb: Array, valid: Array) -> tuple[Array, Array, Array]:
+    def segment(
+        self, cube_CHW: Array, wl_C: Array, gsd_m: float, rgb: Array, valid: Array
+    ) -> tuple[Array, Array, Array]:
         """(spatial, spectral, shape coordinates) of one tile of good bands."""
         shape = spectral_shape(cube_CHW, valid)
         if self.config.segmenters == "classical":
@@ -258,17 +204,22 @@ def worker_factory(config: PseudolabelConfig) -> Callable[[], LabelWorker]:
     return lambda: LabelWorker(config)
 
 
-def pseudolabel(
-    workdir: Path, datasets: Sequence[str], config: PseudolabelConfig, options: RunOptions
-) -> StageResult:
-    """Label every scene of the datasets."""
+def _gpus(config: PseudolabelConfig) -> int:
+    """GPUs that the segmenters use."""
+    if config.segmenters != "models" or config.device == "cpu":
+        return 0
     import torch
 
+    return torch.cuda.device_count()
+
+
+def pseudolabel(workdir: Path, datasets: Sequence[str], config: PseudolabelConfig, options: RunOptions) -> StageResult:
+    """Label every scene of the datasets."""
     from sharding.workers import map_actors
 
     config.check()
     units = pseudolabel_units(workdir, datasets, config)
-    gpus = torch.cuda.device_count() if config.segmenters == "models" and config.device != "cpu" else 0
+    gpus = _gpus(config)
     workers = config.workers or gpus or os.cpu_count() or 1
     result = run_units(
         "pseudolabel", units, workdir / "shards", options,

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.cluster.hierarchy import fcluster, linkage
 
+from pseudolabel.config import FusionConfig
 from pseudolabel.regions import (
     MergeTree,
     absorb_slivers,
@@ -30,23 +31,6 @@ from pseudolabel.regions import (
 Array = NDArray[Any]
 
 
-@dataclass
-class FusionConfig:
-    """Switches and limits of the fusion.
-
-    Fields: stop merging at this cost; weight of the colour term; pixels that a border may move; distance
-    (about radians) below which two masks are one material; IoU at which a mask counts as "from" a source.
-    """
-
-    stop_cost: float = 0.5
-    colour_weight: float = 0.2
-    absorb_slivers: bool = True
-    snap_pixels: int = 2
-    material_distance: float = 0.06
-    source_iou: float = 0.7
-    min_pixels: int = 16
-
-
 @dataclass(frozen=True)
 class Fused:
     """The result on one tile: mask ids (0 = unlabelled), and one record per mask in the order of the ids."""
@@ -56,7 +40,9 @@ class Fused:
     shape_means: Array
 
 
-def fusion_tree(spatial: Array, spectral: Array, shape_HWK: Array, colour_HW3: Array, config: FusionConfig) -> MergeTree:
+def fusion_tree(
+    spatial: Array, spectral: Array, shape_HWK: Array, colour_HW3: Array, config: FusionConfig
+) -> MergeTree:
     """The hierarchy of fused masks over the common refinement of both sources."""
     valid = (spectral > 0) | (spatial > 0)
     spatial, spectral = fill_gaps(spatial, valid), fill_gaps(spectral, valid)

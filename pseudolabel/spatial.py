@@ -2,47 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pseudolabel.config import Sam2Config, require_weights
 from pseudolabel.regions import paint
 from sharding.errors import ConfigError
 
 Array = NDArray[Any]
 CONFIGS = {"tiny": "t", "small": "s", "base_plus": "b+", "large": "l"}
-
-
-@dataclass
-class Sam2Config:
-    """SAM2 size (tiny, small, base_plus, large), its weights file, and the thresholds of its mask generator."""
-
-    size: str = "large"
-    checkpoint: str | None = None
-    allow_random: bool = False
-    image_size: int = 1024
-    points_per_side: int = 32
-    pred_iou_thresh: float = 0.8
-    stability_score_thresh: float = 0.95
-
-
-def require_weights(what: str, checkpoint: str | None, allow_random: bool, where: str) -> None:
-    """Refuse a model without weights: random ones must never pass for pre-trained.
-
-    Raises:
-        ConfigError: no checkpoint and no explicit `allow_random`, or the file is not there.
-    """
-    if checkpoint is None and not allow_random:
-        raise ConfigError(
-            f"{what} has no weights: set {where}.checkpoint=FILE, or pseudolabel.segmenters=classical to do without "
-            f"({where}.allow_random=true runs random weights, for plumbing tests only)"
-        )
-    if checkpoint is not None and not Path(checkpoint).expanduser().is_file():
-        raise ConfigError(f"{what}: no checkpoint at {checkpoint}; mend {where}.checkpoint")
 
 
 class Sam2Masks:

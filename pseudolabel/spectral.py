@@ -6,7 +6,6 @@ predicted IoU or an unstable outline are dropped, and of overlapping ones the be
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,25 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hypervision import HyperModel, create_model
+from pseudolabel.config import HyperfreeConfig, require_weights
 from pseudolabel.regions import paint
-from pseudolabel.spatial import require_weights
 
 Array = NDArray[Any]
-
-
-@dataclass
-class HyperfreeConfig:
-    """HyperFree size by name, its weights file, and the thresholds of its mask generator."""
-
-    model: str = "hyperfree_base"
-    checkpoint: str | None = None
-    allow_random: bool = False
-    image_size: int = 1024
-    points_per_side: int = 32
-    points_per_batch: int = 64
-    pred_iou_thresh: float = 0.8
-    stability_score_thresh: float = 0.9
-    nms_iou: float = 0.7
 
 
 def stability(logits_QHW: Tensor, offset: float = 1.0) -> Tensor:
@@ -101,7 +85,7 @@ class HyperfreeMasks:
         side = self.config.image_size
         points = grid_points(self.config.points_per_side, height, width).to(self.device)
         found, scores = [], []
-        for part in points.split(self.config.points_per_batch):
+        for part in torch.split(points, self.config.points_per_batch):
             labels = torch.ones(1, len(part), 1, device=self.device)
             logits, iou = self.model.predict_masks(neck, (side, side), part[None, :, None], labels)
             logits, iou = logits[0].flatten(0, 1), iou[0].flatten()

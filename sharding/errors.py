@@ -48,7 +48,9 @@ _REASONS = {
 
 def output_error(path: Path, error: OSError) -> OutputError:
     """The sentence for an operating-system error met while writing `path`."""
-    reason = _REASONS.get(error.errno or 0, f"{error.strerror or error}; check the disk, then run the same command again")
+    reason = _REASONS.get(
+        error.errno or 0, f"{error.strerror or error}; check the disk, then run the same command again"
+    )
     return OutputError(f"cannot write {path}: {reason}")
 
 

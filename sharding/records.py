@@ -175,11 +175,13 @@ def publish(
     unit: Unit, temporary: Path, body: Body, started: float, check: Callable[[Path], None] | None = None
 ) -> Record:
     """The second half of `commit`, for data that several processes wrote to `temporary` together."""
-    files = {}
+    files: dict[str, list[Any]] = {}
     for path in _files(temporary):
         _fsync(path)
         name = "" if path == temporary else path.relative_to(temporary).as_posix()
         files[name] = [path.stat().st_size, sha256_file(path)]
+    for folder in (path for path in (temporary, *temporary.rglob("*")) if path.is_dir()):
+        _fsync(folder)
     if check is not None:
         check(temporary)
     unit.record.unlink(missing_ok=True)

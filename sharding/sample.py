@@ -1,11 +1,11 @@
 """One training sample: the members of a tar that plain `tarfile` and `webdataset` read with no help of ours.
 
-    <key>.cube.bands     one Blosc-zstd frame per band, one after the other: any band decodes on its own
-    <key>.instances.png  uint16 mask ids, 0 = unlabelled
-    <key>.materials.png  uint16 material ids of the scene, 0 = unlabelled
-    <key>.valid.png      255 where the pixel is real, 0 where it is invalid or padding
-    <key>.rgb.png        how the teacher sees it (the rule is in the json)
-    <key>.json           wavelengths, scale, window, mask records, ...; `frame_bytes` cuts the bands apart
+<key>.cube.bands     one Blosc-zstd frame per band, one after the other: any band decodes on its own
+<key>.instances.png  uint16 mask ids, 0 = unlabelled
+<key>.materials.png  uint16 material ids of the scene, 0 = unlabelled
+<key>.valid.png      255 where the pixel is real, 0 where it is invalid or padding
+<key>.rgb.png        how the teacher sees it (the rule is in the json)
+<key>.json           wavelengths, scale, window, mask records, ...; `frame_bytes` cuts the bands apart
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -44,9 +45,7 @@ def encode_bands(stored_CHW: Array) -> tuple[bytes, list[int]]:
     return b"".join(frames), [len(frame) for frame in frames]
 
 
-def encode_sample(
-    key: str, stored_CHW: Array, pictures: dict[str, Array], meta: dict[str, Any]
-) -> dict[str, Any]:
+def encode_sample(key: str, stored_CHW: Array, pictures: dict[str, Array], meta: dict[str, Any]) -> dict[str, Any]:
     """The members of one sample as `webdataset.TarWriter` takes them."""
     frames, lengths = encode_bands(stored_CHW)
     head = {
@@ -65,7 +64,7 @@ def encode_sample(
 def band_slices(meta: dict[str, Any]) -> list[slice]:
     """Where each band's frame lies inside `cube.bands`."""
     ends = np.cumsum([0, *meta["frame_bytes"]]).tolist()
-    return [slice(a, b) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+    return [slice(a, b) for a, b in pairwise(ends)]
 
 
 def decode_frames(frames: Sequence[bytes], meta: dict[str, Any]) -> Array:

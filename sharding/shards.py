@@ -36,7 +36,7 @@ def write_shard(path: Path, samples: Iterable[dict[str, Any]]) -> int:
 
 
 def index_shard(path: Path) -> dict[str, dict[str, list[int]]]:
-    """key -> member -> [offset, size] of every sample in a tar, in order.
+    """Key -> member -> [offset, size] of every sample in a tar, in order.
 
     Raises:
         InputError: a sample lacks one of the members that every sample has.

@@ -57,7 +57,8 @@ class Cube:
     def physical(self, stored: Array) -> Array:
         """Stored integers in physical units, float32."""
         scale, offset = np.float32(self.attrs["scale"]), np.float32(self.attrs["offset"])
-        return np.asarray(stored, np.float32) * scale + offset
+        physical: Array = np.asarray(stored, np.float32) * scale + offset
+        return physical
 
     def valid(self, rows: slice = slice(None), cols: slice = slice(None)) -> Array:
         """Mask of valid pixels of a window."""
@@ -99,7 +100,7 @@ def _invalid(block: Array, nodata: float | None) -> Array:
     bad = ~np.isfinite(block).all(-1) if block.dtype.kind == "f" else np.zeros(block.shape[:2], bool)
     if nodata is not None:
         bad |= (block == np.asarray(nodata).astype(block.dtype)).all(-1)
-    return bad
+    return np.asarray(bad)
 
 
 def _survey(raw: RawCube, nodata: float | None) -> _Statistics:
@@ -160,9 +161,7 @@ def write_cube(path: Path, row: Row, scene: str, raw: RawCube) -> Body:
     return Body(counts, extra={"note": raw.note, "largest_error": error * abs(scale), "dtype": str(dtype)})
 
 
-def _quantise(
-    block: Array, valid: Array, dtype: np.dtype[Any], step: float, low: float
-) -> tuple[Array, float]:
+def _quantise(block: Array, valid: Array, dtype: np.dtype[Any], step: float, low: float) -> tuple[Array, float]:
     """Stored integers of a block and the largest rounding error over its valid pixels."""
     if dtype == block.dtype:
         return np.where(valid[..., None], block, 0).astype(dtype), 0.0
@@ -171,9 +170,7 @@ def _quantise(
     return stored.astype(dtype), float(np.abs(stored * step + low - values).max())
 
 
-def _attributes(
-    row: Row, scene: str, raw: RawCube, stats: _Statistics, scale: float, offset: float
-) -> dict[str, Any]:
+def _attributes(row: Row, scene: str, raw: RawCube, stats: _Statistics, scale: float, offset: float) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "dataset": row.key,

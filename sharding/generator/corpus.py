@@ -1,7 +1,7 @@
 """A small corpus of several sensors: raw datasets in their true formats, and the truth beside them.
 
-    <out>/raw/<dataset>/...     what `ingest` reads
-    <out>/truth/<dataset>/<scene>_{instances,materials}.png
+<out>/raw/<dataset>/...     what `ingest` reads
+<out>/truth/<dataset>/<scene>_{instances,materials}.png
 """
 
 from __future__ import annotations

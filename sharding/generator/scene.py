@@ -112,7 +112,9 @@ def make_scene(library: Library, sensor: Sensor, size: int, seed: list[int]) -> 
     tilt = 1 + rng.uniform(-0.15, 0.15) * (GRID_NM - 900) / 700
     seen_MB = (library.spectra_ML[used] * tilt) @ sensor.response_BL().T
     gain = np.clip(rng.normal(1, 0.12, len(kind_I)), 0.6, 1.4)[instances.astype(int) - 1]
-    light = np.exp(0.2 * _smooth(rng, size, size / 5)) * gaussian_filter(gain, 0.6) * (1 + 0.04 * _smooth(rng, size, 0.7))
+    light = (
+        np.exp(0.2 * _smooth(rng, size, size / 5)) * gaussian_filter(gain, 0.6) * (1 + 0.04 * _smooth(rng, size, 0.7))
+    )
     cube = (abundance @ seen_MB) * light[..., None]
     noise = rng.uniform(*sensor.noise) * cube.mean()
     cube = cube + noise * rng.standard_normal(cube.shape)

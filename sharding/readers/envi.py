@@ -49,7 +49,7 @@ def _vector(header: dict[str, Any], key: str, factor: float = 1.0) -> tuple[floa
     return tuple(float(value) * factor for value in values)
 
 
-def open_envi(row: Row, path: Path) -> RawCube:
+def open_envi(row: Row, path: Path) -> RawCube:  # noqa: ARG001 - same signature for every container
     """Open an ENVI scene by its header, or by its data file if the header lies beside it.
 
     A header without `byte order` is read as little-endian; `reflectance scale factor` divides the values.

@@ -24,7 +24,9 @@ def _names(row: Row) -> list[str]:
 
 
 def _cube_name(row: Row, path: Path, listing: list[Any]) -> str:
-    arrays = {name: shape for name, shape, kind in listing if kind in NUMERIC and len(shape) == 3}
+    arrays: dict[str, tuple[int, ...]] = {
+        str(name): shape for name, shape, kind in listing if kind in NUMERIC and len(shape) == 3
+    }
     if row.variable is not None:
         if row.variable not in arrays:
             found = ", ".join(f"{name} {shape}" for name, shape, _ in listing) or "nothing"

@@ -1,0 +1,70 @@
+"""Which teacher, which views of a tile; light to import, so that no model library is loaded to check it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sharding.errors import ConfigError
+
+Array = NDArray[Any]
+MODES = ("fill", "cache", "live", "off")
+
+
+class View(Enum):
+    """The views that features exist for; the value is their place in the cache."""
+
+    IDENTITY = 0
+    FLIPPED = 1
+
+
+VIEWS = tuple(View)
+
+
+def apply_view(array: Array, view: View, axis: int) -> Array:
+    """The array as a view shows it; `axis` is its column axis."""
+    return np.flip(array, axis) if view is View.FLIPPED else array
+
+
+@dataclass
+class TeacherConfig:
+    """timm name, local weights, input side in pixels, and how features are had.
+
+    Modes: fill (compute once while streaming, then read), cache (must exist), live, off. Without a checkpoint,
+    `pretrained` takes timm's own weights from its cache; random weights need `allow_random`.
+    """
+
+    name: str = "vit_base_patch14_dinov2"
+    checkpoint: str | None = None
+    pretrained: bool = False
+    allow_random: bool = False
+    image_size: int = 224
+    mode: str = "fill"
+
+    def check(self) -> None:
+        """Refuse a teacher that cannot be, before any work.
+
+        Raises:
+            ConfigError: unknown name or mode, or no weights.
+        """
+        if self.mode not in MODES:
+            raise ConfigError(f"teacher.mode {self.mode!r} is not one of {', '.join(MODES)}")
+        if self.mode == "off":
+            return
+        if self.checkpoint is None and not self.pretrained and not self.allow_random:
+            raise ConfigError(
+                "the teacher has no weights: set teacher.checkpoint=FILE or teacher.pretrained=true, or "
+                "teacher.mode=off to train without (teacher.allow_random=true runs random weights)"
+            )
+        if self.checkpoint is not None and not Path(self.checkpoint).expanduser().is_file():
+            raise ConfigError(f"teacher: no checkpoint at {self.checkpoint}; mend teacher.checkpoint")
+
+    @property
+    def is_random(self) -> bool:
+        """Whether this teacher has never learned anything."""
+        return self.checkpoint is None and not self.pretrained
