@@ -110,7 +110,12 @@ def _prompts(labels: Array, ids: Array, count: int, rng: np.random.Generator) ->
 
 
 def _view(
-    ref: SampleRef, meta: dict[str, Any], number: int, key: tuple[int, int], config: SampleConfig
+    ref: SampleRef,
+    meta: dict[str, Any],
+    pictures: tuple[Array, Array],
+    number: int,
+    key: tuple[int, int],
+    config: SampleConfig,
 ) -> dict[str, Any]:
     rng = keyed_rng("view", *key, ref.dataset, ref.key, number)
     wl_C = np.asarray(meta["wavelength_nm"], float)
@@ -118,9 +123,9 @@ def _view(
     count = int(rng.integers(config.bands_min, config.bands_max + 1))
     bands = choose_bands(good, wl_C, count, bool(rng.random() < config.window_share), rng)
     view = VIEWS[int(rng.integers(len(VIEWS)))] if config.flip else View.IDENTITY
-    valid = ref.picture("valid") != 0
+    instances, valid = pictures
     cube = ref.bands(meta, bands) * valid
-    labels = apply_view(ref.picture("instances").astype(np.int64), view, 1)
+    labels = apply_view(instances, view, 1)
     return {"cube": apply_view(cube, view, 2), "wl": wl_C[bands].tolist(), "view": view, "labels": labels, "rng": rng}
 
 
@@ -130,8 +135,9 @@ def make_batch(refs: Sequence[SampleRef], seed: int, epoch: int, config: SampleC
     for ref in refs:
         meta = ref.meta()
         kinds = np.array([0] + [row["material"] for row in meta["masks"]])
+        pictures = (ref.picture("instances").astype(np.int64), ref.picture("valid") != 0)
         for number in range(VIEWS_PER_IMAGE):
-            row = _view(ref, meta, number, (seed, epoch), config)
+            row = _view(ref, meta, pictures, number, (seed, epoch), config)
             row |= {"ref": ref, "gsd": float(meta["gsd_m"]), "visible": meta["rgb_rule"].startswith("cie")}
             ids = np.array([m["id"] for m in meta["masks"] if m["pixels"] >= patch * patch], np.int64)
             row["ids"] = np.sort(row["rng"].permutation(ids)[: config.max_masks])

@@ -57,14 +57,13 @@ class Cube:
     def physical(self, stored: Array) -> Array:
         """Stored integers in physical units, float32."""
         scale, offset = np.float32(self.attrs["scale"]), np.float32(self.attrs["offset"])
-        physical: Array = np.asarray(stored, np.float32) * scale + offset
-        return physical
+        return np.asarray(np.asarray(stored, np.float32) * scale + offset)
 
     def valid(self, rows: slice = slice(None), cols: slice = slice(None)) -> Array:
         """Mask of valid pixels of a window."""
         if self.valid_HW is None:
             return np.ones(self.shape_CHW[1:], bool)[rows, cols]
-        return np.asarray(self.valid_HW[rows, cols]) != 0
+        return np.asarray(self.valid_HW[rows, cols], bool)
 
 
 def open_cube(path: Path) -> Cube:

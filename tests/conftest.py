@@ -1,10 +1,15 @@
-"""Fixtures for all tests: where the shared facts and real scenes lie, and skipping where they do not."""
+"""Fixtures for all tests: the shared facts and real scenes, the command line, a tiny recipe that runs everything."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared"
+TINY = ROOT / "tests" / "tiny.yaml"
 
 
 @pytest.fixture(scope="session")
@@ -17,3 +22,40 @@ def shared():
         return SHARED / name
 
     return find
+
+
+def start(*words: object, **options: object) -> subprocess.Popen:
+    """Start the command line as a user would, in its own process group."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "pipeline.cli", *map(str, words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "COLUMNS": "200"},
+        **options,
+    )
+
+
+@pytest.fixture(scope="session")
+def cli():
+    """Run the command line to its end: (exit code, standard output, standard error)."""
+
+    def run(*words: object) -> tuple[int, str, str]:
+        process = start(*words)
+        out, err = process.communicate(timeout=400)
+        return process.returncode, out, err
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def launch():
+    """Start the command line and leave it running."""
+    return start
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """The recipe of the tests."""
+    return TINY

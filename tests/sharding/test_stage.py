@@ -1,0 +1,68 @@
+"""Running again is resume; changed configuration or input refuses and names what changed."""
+
+import pytest
+
+from sharding.errors import ChangedError, StageFailed
+from sharding.records import Body, Failure, Unit, commit, commit_failure
+from sharding.stage import RunOptions, describe_change, run_units
+
+
+def units(folder, names, config=None, inputs="in"):
+    fields = config or {"codec": {"level": 5}}
+    return [Unit("s", n, folder / f"{n}.bin", folder / f"{n}.json", inputs, fields) for n in names]
+
+
+def run(folder, rows, options=None, broken=()):
+    made = []
+
+    def make(todo):
+        for unit in todo:
+            made.append(unit.id)
+            if unit.id in broken:
+                yield commit_failure(unit, Failure(unit.id, "cannot be read"))
+            else:
+                yield commit(unit, lambda path, unit=unit: (path.write_text(unit.id), Body())[1])
+
+    return run_units("s", rows, folder, options or RunOptions(), make), made
+
+
+def test_second_run_does_nothing_and_missing_data_is_redone(tmp_path):
+    rows = units(tmp_path, "abc")
+    assert run(tmp_path, rows)[1] == ["a", "b", "c"]
+    assert run(tmp_path, rows)[1] == []
+    (tmp_path / "b.bin").unlink()
+    assert run(tmp_path, rows)[1] == ["b"]
+
+
+def test_changed_configuration_refuses_and_names_the_field(tmp_path):
+    run(tmp_path, units(tmp_path, "a"))
+    changed = units(tmp_path, "a", {"codec": {"level": 3}})
+    with pytest.raises(ChangedError, match=r"codec\.level: 5 -> 3.*--overwrite"):
+        run(tmp_path, changed)
+    assert run(tmp_path, changed, RunOptions(overwrite=True))[1] == ["a"]
+
+
+def test_changed_or_vanished_input_refuses(tmp_path):
+    run(tmp_path, units(tmp_path, "ab"))
+    with pytest.raises(ChangedError, match="the input of a changed"):
+        run(tmp_path, units(tmp_path, "ab", inputs="other"))
+    with pytest.raises(ChangedError, match=r"b\.json is there but its input is not any more"):
+        run(tmp_path, units(tmp_path, "a"))
+    assert run(tmp_path, units(tmp_path, "a"), RunOptions(overwrite=True))[1] == []
+    assert not (tmp_path / "b.bin").exists()
+
+
+def test_failures_are_kept_counted_and_retried_only_when_asked(tmp_path):
+    rows = units(tmp_path, "abcd")
+    allow = RunOptions(max_failed_fraction=0.5)
+    result, made = run(tmp_path, rows, allow, broken="b")
+    assert made == list("abcd") and [f.item for f in result.failures] == ["b"]
+    assert run(tmp_path, rows, allow)[1] == []
+    with pytest.raises(StageFailed, match="1 of 4 units failed .*b: cannot be read.*--retry-failed"):
+        run(tmp_path, rows)
+    assert run(tmp_path, rows, RunOptions(retry_failed=True))[1] == ["b"]
+    assert run(tmp_path, rows)[0].failures == []
+
+
+def test_describe_change_names_added_and_removed_fields():
+    assert describe_change({"a": 1, "b": {"c": 2}}, {"b": {"c": 3}, "d": 4}) == ["a: 1 -> None", "b.c: 2 -> 3", "d: None -> 4"]
