@@ -42,10 +42,13 @@ def index_shard(path: Path) -> dict[str, dict[str, list[int]]]:
         InputError: a sample lacks one of the members that every sample has.
     """
     index: dict[str, dict[str, list[int]]] = {}
-    with tarfile.open(path) as tar:
-        for member in tar:
-            key, _, name = member.name.partition(".")
-            index.setdefault(key, {})[name] = [member.offset_data, member.size]
+    try:
+        with tarfile.open(path) as tar:
+            for member in tar:
+                key, _, name = member.name.partition(".")
+                index.setdefault(key, {})[name] = [member.offset_data, member.size]
+    except (tarfile.TarError, OSError) as error:
+        raise InputError(f"{path} is not a readable tar ({error}); it is cut short, run pseudolabel again") from error
     for key, members in index.items():
         missing = [name for name in MEMBERS if name not in members]
         if missing:

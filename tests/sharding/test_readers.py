@@ -26,7 +26,9 @@ def row(container, **more):
 
 def test_mat_picks_the_cube_and_reads_a_vector_beside_it(tmp_path, cube):
     path = tmp_path / "a.mat"
-    savemat(path, {"z_last": np.zeros((2, 2)), "img": cube.transpose(2, 0, 1), "wl": np.array(WL), "ok": np.ones((10, 12))})
+    savemat(
+        path, {"z_last": np.zeros((2, 2)), "img": cube.transpose(2, 0, 1), "wl": np.array(WL), "ok": np.ones((10, 12))}
+    )
     raw = open_raw(row("mat", axes="bhw", wavelength={"variable": ["wavelength", "wl"]}, valid_variable="ok"), path)
     np.testing.assert_array_equal(raw.read(), cube)
     assert raw.wavelength_nm == WL and raw.valid_HW.all()

@@ -76,7 +76,8 @@ def write(path):
 if {moment!r} == "replace": r._replace = die
 if {moment!r} == "record": r.write_record = die
 folder = Path({str(tmp_path)!r})
-r.commit(r.Unit("test", "a", folder/"a.bin", folder/"a.json", "in", {{"x": 1}}), write, die if {moment!r} == "check" else None)
+unit = r.Unit("test", "a", folder/"a.bin", folder/"a.json", "in", {{"x": 1}})
+r.commit(unit, write, die if {moment!r} == "check" else None)
 """
     done = subprocess.run([sys.executable, "-c", code], check=False)
     assert done.returncode == -signal.SIGKILL
@@ -88,7 +89,7 @@ r.commit(r.Unit("test", "a", folder/"a.bin", folder/"a.json", "in", {{"x": 1}}),
 
 def test_delete_removes_the_record_first(tmp_path, monkeypatch):
     put(tmp_path)
-    monkeypatch.setattr("sharding.records._remove", lambda path: os._exit)
+    monkeypatch.setattr("sharding.records._remove", lambda _: None)
     delete(tmp_path / "a.json")
     assert not (tmp_path / "a.json").exists() and (tmp_path / "a.bin").exists()
 
@@ -136,9 +137,9 @@ def test_a_full_disk_is_one_sentence(tmp_path):
 def test_no_permission_is_one_sentence(tmp_path):
     folder = tmp_path / "locked"
     folder.mkdir(mode=0o555)
-    if os.geteuid() == 0:  # root ignores modes, but not an immutable folder
-        if subprocess.run(["chattr", "+i", str(folder)], capture_output=True).returncode:
-            pytest.skip("the file system has no immutable flag")
+    # Root ignores modes, but not an immutable folder.
+    if os.geteuid() == 0 and subprocess.run(["chattr", "+i", str(folder)], capture_output=True).returncode:
+        pytest.skip("the file system has no immutable flag")
     try:
         with pytest.raises(OutputError, match="no permission to write there; change its owner or mode"):
             put(folder)

@@ -58,11 +58,15 @@ def test_failures_are_kept_counted_and_retried_only_when_asked(tmp_path):
     result, made = run(tmp_path, rows, allow, broken="b")
     assert made == list("abcd") and [f.item for f in result.failures] == ["b"]
     assert run(tmp_path, rows, allow)[1] == []
-    with pytest.raises(StageFailed, match="1 of 4 units failed .*b: cannot be read.*--retry-failed"):
+    with pytest.raises(StageFailed, match=r"1 of 4 units failed .*b: cannot be read.*--retry-failed"):
         run(tmp_path, rows)
     assert run(tmp_path, rows, RunOptions(retry_failed=True))[1] == ["b"]
     assert run(tmp_path, rows)[0].failures == []
 
 
 def test_describe_change_names_added_and_removed_fields():
-    assert describe_change({"a": 1, "b": {"c": 2}}, {"b": {"c": 3}, "d": 4}) == ["a: 1 -> None", "b.c: 2 -> 3", "d: None -> 4"]
+    assert describe_change({"a": 1, "b": {"c": 2}}, {"b": {"c": 3}, "d": 4}) == [
+        "a: 1 -> None",
+        "b.c: 2 -> 3",
+        "d: None -> 4",
+    ]

@@ -1,0 +1,102 @@
+"""Recipes, overrides and their refusals; wrong input through the command line is one sentence and an exit code."""
+
+import subprocess
+
+import numpy as np
+import pytest
+import yaml
+
+from pipeline.config import load_config, recipe_names
+from sharding.errors import ConfigError
+from sharding.generator.formats import write_mat
+
+ONE = ["dataset=cave", "root=/data/CAVE"]
+
+
+def test_recipes_load_and_overrides_reach_their_place(tmp_path):
+    assert {"demo", "one_gpu"} <= set(recipe_names())
+    config = load_config(
+        "one_gpu", [f"workdir={tmp_path}", "datasets.0.name=cave", "datasets.0.root=/data/CAVE", "pretrain.lr=1e-3"]
+    )
+    assert config.datasets[0].root == "/data/CAVE" and config.pretrain.lr == 1e-3 and config.work == tmp_path
+    demo = load_config("demo", [f"workdir={tmp_path}"])
+    assert demo.datasets[0].root == f"{tmp_path}/corpus/cave/raw"
+    assert yaml.safe_load(demo.yaml())["pretrain"]["run"] == "demo"
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["pretrain.stepz=3", *ONE], "there is no key pretrain.stepz; did you mean pretrain.steps?"),
+        (["datasets.0.nmae=cave"], "there is no key datasets.0.nmae; did you mean datasets.0.name?"),
+        (["pretrain.steps=many", *ONE], "pretrain.steps"),
+        (["steps", *ONE], "'steps' is not key=value"),
+        (["datasets.3.name=cave"], "has 0 entries, no entry 3"),
+        ([], "no dataset is given"),
+        ([*ONE, "datasets.1.name=cave", "datasets.1.root=/x"], "is given twice"),
+    ],
+)
+def test_wrong_overrides_say_what_to_do(words, sentence):
+    with pytest.raises(ConfigError) as caught:
+        load_config("one_gpu", words)
+    assert sentence in str(caught.value)
+
+
+def test_an_unknown_recipe_names_the_nearest():
+    with pytest.raises(ConfigError, match="did you mean one_gpu"):
+        load_config("onegpu", ONE)
+
+
+def one_sentence(result, code, *parts):
+    got, _, err = result
+    lines = [line for line in err.splitlines() if line.startswith("error:")]
+    assert got == code and len(lines) == 1 and "Traceback" not in err, err
+    for part in parts:
+        assert part in lines[0], lines[0]
+
+
+def test_missing_and_empty_folders_and_misspelt_keys(cli, tmp_path):
+    work = f"workdir={tmp_path / 'w'}"
+    one_sentence(
+        cli("ingest", work, "dataset=cave", f"root={tmp_path / 'none'}"), 2, "none is not a folder", "set the root"
+    )
+    (tmp_path / "empty").mkdir()
+    one_sentence(cli("ingest", work, "dataset=cave", f"root={tmp_path / 'empty'}"), 2, "no file below", "check root=")
+    one_sentence(cli("ingest", work, "dataset=cave", "rot=x"), 2, "there is no key rot; did you mean")
+    assert not (tmp_path / "w").exists()
+
+
+def test_bad_scenes_become_rows_and_the_exit_code_tells(cli, tmp_path):
+    rng = np.random.default_rng(0)
+    for index in range(3):
+        write_mat(tmp_path / f"s{index}.mat", rng.random((16, 16, 31)).astype(np.float32))
+    cut = tmp_path / "s1.mat"
+    cut.write_bytes(cut.read_bytes()[:5000])
+    words = ("ingest", f"workdir={tmp_path / 'w'}", "dataset=cave", f"root={tmp_path}")
+    one_sentence(cli(*words), 1, "1 of 3 units failed", "s1.mat", "get the file again", "--retry-failed")
+    code, out, _ = cli(*words, "max_failed_fraction=0.5")
+    assert code == 0 and "3 (0 new)" not in out and "nothing to do" in out and "failed" in out and "s1.mat" in out
+    write_mat(cut, rng.random((16, 16, 31)).astype(np.float32))
+    code, out, _ = cli(*words)
+    assert code == 0 and "3 (1 new)" in out
+
+
+def test_a_full_disk_stops_a_stage_with_one_sentence_and_no_false_claim(cli, tmp_path):
+    rng = np.random.default_rng(0)
+    raw, work = tmp_path / "raw", tmp_path / "small"
+    raw.mkdir()
+    work.mkdir()
+    for index in range(4):
+        write_mat(raw / f"s{index}.mat", rng.random((96, 96, 31)).astype(np.float32))
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(work)], capture_output=True).returncode:
+        pytest.skip("mounting a small tmpfs needs root")
+    try:
+        words = (f"workdir={work}", "dataset=cave", f"root={raw}")
+        one_sentence(cli("ingest", *words), 2, "cannot write", "the disk is full", "run the same command again")
+        code, out, _ = cli("verify", work / "cubes") if list((work / "cubes").rglob("*.json")) else (0, "0 broken", "")
+        assert code == 0 and "0 broken" in out
+        subprocess.run(["mount", "-o", "remount,size=64m", str(work)], check=True)
+        code, out, err = cli("ingest", *words)
+        assert code == 0, out + err
+    finally:
+        subprocess.run(["umount", "-l", str(work)], check=True)

@@ -1,0 +1,174 @@
+"""The whole pipeline through the command line: real Ray actors, two real DeepSpeed ranks, kills, nothing left behind."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from hypervision import create_model
+from sharding.records import find_records, read_record
+
+
+@pytest.fixture(scope="module")
+def undisturbed(cli, tiny, tmp_path_factory):
+    """A finished run: (work folder, what it printed)."""
+    work = tmp_path_factory.mktemp("run") / "w"
+    code, out, err = cli("run", tiny, f"workdir={work}")
+    assert code == 0, out + err
+    return work, out
+
+
+def hashes(work: Path) -> dict[str, str]:
+    """Content of every unit: weights for checkpoints (DeepSpeed's own files hold times), bytes for the rest."""
+    found = {}
+    for path in find_records(work):
+        record = read_record(path)
+        files = record.files
+        found[str(path.relative_to(work))] = files.get("weights.safetensors", [0, record.sha256])[1]
+    return found
+
+
+def belongs_to(work: Path) -> list[psutil.Process]:
+    """Processes that still name the work folder, or are Ray's."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            words = " ".join(process.cmdline())
+        except psutil.Error:
+            continue
+        if process.pid != os.getpid() and (str(work) in words or "raylet" in words or "gcs_server" in words):
+            found.append(process)
+    return found
+
+
+def wait_until_gone(work: Path, seconds: float = 20) -> list[psutil.Process]:
+    deadline = time.monotonic() + seconds
+    while belongs_to(work) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return belongs_to(work)
+
+
+def test_it_ends_with_a_table_a_picture_and_nothing_left_over(undisturbed):
+    work, out = undisturbed
+    for stage in ("corpus", "ingest", "pseudolabel", "pretrain", "export", "compare"):
+        assert f"│ {stage}" in out
+    assert "classical stand-ins" in out and "RANDOM weights" in out
+    assert (work / "report.png").read_bytes()[:4] == b"\x89PNG"
+    rows = [json.loads(line) for line in (work / "runs" / "tiny" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(8))
+    assert {"contrast", "masks", "distil", "loss", "lr", "grad_norm", "data_wait_share"} <= set(rows[0])
+    assert not wait_until_gone(work) and not list(work.rglob("*.tmp-*"))
+    assert not list(Path(tempfile.gettempdir()).glob("hv-ray-*"))
+
+
+def test_a_second_run_does_nothing_and_says_so(cli, tiny, undisturbed):
+    work, _ = undisturbed
+    before = {path: path.stat().st_mtime_ns for path in work.rglob("*") if path.is_file()}
+    code, out, err = cli("run", tiny, f"workdir={work}")
+    assert code == 0 and "nothing to do: everything is done already" in out, out + err
+    assert {path: path.stat().st_mtime_ns for path in work.rglob("*") if path.is_file()} == before
+
+
+def test_teacher_features_were_filled_on_the_way(undisturbed):
+    work, _ = undisturbed
+    records = [read_record(path) for path in find_records(work / "teacher")]
+    assert sum(record.counts["samples"] for record in records) == 8
+    assert not list((work / "teacher").rglob("*.spool"))
+
+
+def test_the_export_loads_through_the_public_api(undisturbed):
+    work, _ = undisturbed
+    export = work / "runs" / "tiny" / "export"
+    model = create_model("hypervision_nano", checkpoint=export / "model.safetensors")
+    maps = model.encode(torch.rand(1, 31, 48, 48), [400.0 + 10 * i for i in range(31)], 0.001)
+    assert [tuple(m.shape) for m in maps] == [(1, 32, 6, 6)] * 3
+    about = json.loads((export / "model.json").read_text())
+    assert (
+        about["input_mode"] == "shape"
+        and about["teacher_has_random_weights"]
+        and "classical" in about["labelled_by"][0]
+    )
+
+
+def test_verify_status_plan_inspect_and_dry_run(cli, tiny, undisturbed, tmp_path):
+    work, _ = undisturbed
+    code, out, _ = cli("verify", work)
+    assert code == 0 and "0 broken" in out
+    before = hashes(work)
+    for verb in ("status", "plan"):
+        code, out, err = cli(verb, tiny, f"workdir={work}")
+        assert code == 0 and "pseudolabel" in out, out + err
+    code, out, _ = cli("run", tiny, f"workdir={tmp_path / 'none'}", "--dry-run")
+    assert code == 0 and "dry run" in out and not (tmp_path / "none").exists()
+    assert hashes(work) == before
+    shard = next((work / "shards" / "cave").glob("*.tar"))
+    cube = next((work / "cubes" / "cave.zarr").iterdir())
+    raw = next((work / "corpus" / "cave" / "raw").glob("*.mat"))
+    for words in ((shard,), (cube,), (raw, "--row", "cave")):
+        code, out, err = cli("inspect", *words, "--out", tmp_path / "p.png")
+        assert code == 0 and (tmp_path / "p.png").stat().st_size > 5000, out + err
+        (tmp_path / "p.png").unlink()
+
+
+def test_a_changed_setting_refuses_and_names_itself(cli, tiny, undisturbed):
+    work, _ = undisturbed
+    code, _, err = cli("pseudolabel", tiny, f"workdir={work}", "pseudolabel.fusion.stop_cost=0.4")
+    assert code == 2 and "fusion.stop_cost: 0.5 -> 0.4" in err and "--overwrite" in err
+    code, _, err = cli("pretrain", tiny, f"workdir={work}", "pretrain.lr=0.1")
+    assert code == 2 and "pretrain.lr" in err and "pretrain.run=" in err
+
+
+def kill_at_random(launch, work: Path, words: tuple, ready, seed: int) -> None:
+    """Start a stage and kill -9 it some moments after its first sign of work."""
+    process = launch(*words, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not ready() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(random.Random(seed).uniform(0, 0.6))
+    if process.poll() is None:
+        os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert not wait_until_gone(work), "a killed run left processes behind"
+
+
+def test_kills_at_random_moments_and_a_rerun_give_the_same_units(cli, launch, tiny, undisturbed, tmp_path):
+    work = tmp_path / "w"
+    seed = int.from_bytes(os.urandom(2), "little")
+    print(f"seed of the kills: {seed}")
+    metrics = work / "runs" / "tiny" / "metrics.jsonl"
+    signs = {
+        "corpus": None,
+        "ingest": lambda: list((work / "cubes").glob("*.records/*.json")),
+        "pseudolabel": lambda: list((work / "shards").glob("*/*.json")),
+        "pretrain": lambda: metrics.is_file() and len(metrics.read_text().splitlines()) >= 1 + seed % 6,
+    }
+    for number, (verb, ready) in enumerate(signs.items()):
+        words = (verb, tiny, f"workdir={work}")
+        if ready is not None:
+            kill_at_random(launch, work, words, ready, seed + number)
+        code, out, err = cli(*words)
+        assert code == 0, out + err
+    want = {name: value for name, value in hashes(undisturbed[0]).items() if not name.startswith(("runs/tiny/export",))}
+    assert hashes(work) == want
+    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+    other = [json.loads(line) for line in (undisturbed[0] / "runs" / "tiny" / "metrics.jsonl").read_text().splitlines()]
+    assert [(r["step"], r["loss"]) for r in rows] == [(r["step"], r["loss"]) for r in other]
+
+
+def test_a_broken_newest_checkpoint_is_passed_over(cli, tiny, undisturbed, tmp_path):
+    work = tmp_path / "w"
+    subprocess.run(["cp", "-r", str(undisturbed[0]), str(work)], check=True)
+    newest = max((work / "runs" / "tiny" / "checkpoints").glob("step_*[0-9]"))
+    good = (newest / "weights.safetensors").read_bytes()
+    (newest / "weights.safetensors").write_bytes(good[:-100])
+    code, out, err = cli("pretrain", tiny, f"workdir={work}")
+    assert code == 0 and "8 (2 new)" in out, out + err
+    assert (newest / "weights.safetensors").read_bytes() == good

@@ -1,0 +1,104 @@
+"""Losses reward what they should; a batch is a function of (seed, epoch, sample) alone."""
+
+import numpy as np
+import pytest
+import torch
+
+from pretrain.config import PretrainConfig
+from pretrain.data import choose_bands, token_coverage, visible_bands
+from pretrain.objective import ObjectiveConfig, mask_loss, material_contrast, pool_masks
+from pretrain.probe import Patches, fit_linear, in_scene
+from sharding.errors import ConfigError
+
+
+def test_contrast_is_lower_when_materials_group():
+    kind = torch.tensor([[1, 1, 2, 2, -1]] * 2)
+    good = torch.eye(4)[[0, 0, 1, 1, 3]].repeat(2, 1, 1)
+    bad = torch.eye(4)[[0, 1, 0, 1, 3]].repeat(2, 1, 1)
+    low, high = (material_contrast(f, kind, 0.1).item() for f in (good, bad))
+    assert low < 1.2 < high
+    assert material_contrast(good, torch.ones_like(kind), 0.1).item() == 0  # one material: nothing to tell apart
+
+
+def test_padding_and_other_images_play_no_part():
+    kind = torch.tensor([[1, 2, -1], [1, 2, -1], [1, 1, 2], [2, 1, 1]])
+    feature = torch.nn.functional.normalize(torch.randn(4, 3, 8, generator=torch.Generator().manual_seed(0)), dim=-1)
+    base = material_contrast(feature[:2], kind[:2], 0.1)
+    changed = feature.clone()
+    changed[:, 2] = 0.5
+    assert material_contrast(changed[:2], kind[:2], 0.1) == base
+    both = material_contrast(feature, kind, 0.1)
+    other = material_contrast(feature[2:], kind[2:], 0.1)
+    assert both.item() == pytest.approx((4 * base.item() + 6 * other.item()) / 10, rel=1e-5)
+
+
+def test_mask_loss_falls_towards_the_truth_and_takes_the_best_of_three():
+    target = torch.zeros(1, 1, 8, 8)
+    target[..., :4] = 1
+    right = (target * 20 - 10)[:, :, None]
+    wrong = -right
+    config, real = ObjectiveConfig(), torch.ones(1, 1, dtype=torch.bool)
+    perfect = mask_loss(torch.cat([wrong, right, wrong], 2), torch.tensor([[[0.0, 1.0, 0.0]]]), target, real, config)
+    assert perfect.item() < 0.05
+    assert mask_loss(torch.cat([wrong] * 3, 2), torch.zeros(1, 1, 3), target, real, config).item() > 5
+    assert mask_loss(wrong, torch.zeros(1, 1, 1), target, ~real, config).item() == 0
+
+
+def test_pooling_weighs_tokens_by_squared_coverage():
+    feature = torch.tensor([[[[1.0, 0.0]], [[0.0, 1.0]]]])
+    pooled = pool_masks(feature, torch.tensor([[[[1.0, 0.5]]]]))
+    torch.testing.assert_close(pooled[0, 0], torch.nn.functional.normalize(torch.tensor([1.0, 0.25]), dim=0))
+
+
+def test_bands_are_stratified_without_replacement_and_windows_are_contiguous():
+    rng = np.random.default_rng(0)
+    wl = np.arange(400.0, 800.0, 2)
+    good = np.arange(len(wl))
+    bands = choose_bands(good, wl, 40, False, rng)
+    assert len(set(bands.tolist())) == 40 and all(5 * i <= b < 5 * i + 5 for i, b in enumerate(bands))
+    assert choose_bands(good[:7], wl, 40, True, rng).tolist() == list(range(7))
+    spans = [np.ptp(choose_bands(good, wl, 20, True, rng)) for _ in range(20)]
+    assert min(spans) < 150
+
+
+def test_a_window_that_the_model_cannot_see_is_drawn_again():
+    wl = np.linspace(970.0, 1700.0, 120)
+    for seed in range(50):
+        bands = visible_bands(np.arange(120), wl, 10, True, np.random.default_rng(seed))
+        assert len(bands) >= 10
+
+
+def test_coverage_counts_pixels_of_each_token():
+    labels = np.zeros((8, 8), int)
+    labels[:4, :6] = 3
+    np.testing.assert_allclose(token_coverage(labels, np.array([3]), 4), [[[1, 0.5], [0, 0]]])
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"global_batch": 6, "micro_batch": 4}, "must be a multiple of ranks x micro_batch"),
+        ({"zero_stage": 3}, "is not 0, 1 or 2"),
+        ({"precision": "fp8"}, "is not one of fp32, bf16"),
+        ({"keep": 1}, "must be at least 2"),
+    ],
+)
+def test_impossible_runs_are_refused_before_they_start(change, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        PretrainConfig(**change).check(ranks=2)
+
+
+def test_learning_rate_warms_up_and_ends_near_zero():
+    config = PretrainConfig(steps=100, lr=1.0, warmup=0.1)
+    rates = [config.learning_rate(step) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1) and max(rates) <= 1.0 and rates[-1] < 0.001
+
+
+def test_probes_separate_separable_features_and_only_those():
+    rng = np.random.default_rng(0)
+    label = np.repeat([0, 1, 2], 60)
+    good = np.eye(3)[label] + 0.1 * rng.standard_normal((180, 3))
+    assert (fit_linear(good, label, 3)(good) == label).mean() > 0.99
+    instance = np.tile(np.repeat([0, 1], 30), 3) + 10 * label
+    assert in_scene([Patches("s", good, label, instance)], 0) > 0.95
+    assert in_scene([Patches("s", rng.standard_normal((180, 3)), label, instance)], 0) < 0.6

@@ -1,0 +1,80 @@
+"""Shards are plain tars with equal bytes for equal samples, bands decode alone, a cut shard is noticed."""
+
+import io
+import json
+import tarfile
+
+import numpy as np
+import pytest
+import webdataset
+from numcodecs import Blosc
+from PIL import Image
+
+from sharding.errors import InputError
+from sharding.sample import encode_sample
+from sharding.shards import SampleRef, index_shard, write_shard
+
+
+def samples(count=3):
+    rng = np.random.default_rng(0)
+    for index in range(count):
+        stored = rng.integers(0, 4000, (5, 8, 8)).astype(np.uint16)
+        mask = rng.integers(0, 300, (8, 8)).astype(np.uint16)
+        pictures = {
+            "instances": mask,
+            "materials": mask,
+            "valid": (mask > 0).astype(np.uint8),
+            "rgb": np.zeros((8, 8, 3), np.uint8),
+        }
+        yield stored, mask, encode_sample(f"s-{index}", stored, pictures, {"scale": 0.5, "offset": 1.0, "masks": []})
+
+
+@pytest.fixture
+def shard(tmp_path):
+    path = tmp_path / "a.tar"
+    assert write_shard(path, (sample for _, _, sample in samples())) == 3
+    return path
+
+
+def test_equal_samples_are_equal_bytes(shard, tmp_path):
+    write_shard(tmp_path / "b.tar", (sample for _, _, sample in samples()))
+    assert shard.read_bytes() == (tmp_path / "b.tar").read_bytes()
+
+
+def test_plain_tools_read_it_in_ten_lines(shard):
+    (stored, mask, _), *_ = samples()
+    sample = next(iter(webdataset.WebDataset(str(shard), shardshuffle=False)))
+    meta = json.loads(sample["json"])
+    ends = np.cumsum([0, *meta["frame_bytes"]])
+    band = Blosc().decode(sample["cube.bands"][ends[2] : ends[3]])
+    np.testing.assert_array_equal(np.frombuffer(band, meta["dtype"]).reshape(8, 8), stored[2])
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(sample["instances.png"]))), mask)
+    with tarfile.open(shard) as tar:
+        assert len(tar.getnames()) == 18
+
+
+def test_a_band_subset_equals_the_whole_and_reads_only_its_frames(shard, monkeypatch):
+    members = index_shard(shard)["s-1"]
+    ref = SampleRef("d", "s-1", shard, members)
+    meta = ref.meta()
+    whole = ref.bands(meta)
+    read = []
+    original = SampleRef.read_at
+    monkeypatch.setattr(SampleRef, "read_at", lambda self, o, n: (read.append(n), original(self, o, n))[1])
+    np.testing.assert_array_equal(ref.bands(meta, [3, 1]), whole[[3, 1]])
+    assert sum(read) == meta["frame_bytes"][3] + meta["frame_bytes"][1]
+
+
+def test_a_cut_shard_is_noticed(shard):
+    members = index_shard(shard)
+    ref = SampleRef("d", "s-2", shard, members["s-2"])
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[: members["s-2"]["json"][0]])
+    with pytest.raises(InputError, match="cut short at sample s-2; run verify"):
+        ref.read("rgb.png")
+    with pytest.raises(InputError, match="cut short"):
+        index_shard(shard)
+    # Cut between two members a tar reads without any error: only the missing members tell.
+    shard.write_bytes(whole[: members["s-2"]["json"][0] - 512])
+    with pytest.raises(InputError, match=r"s-2 has no .*json.*cut short"):
+        index_shard(shard)
