@@ -150,6 +150,9 @@ def load_config(recipe: str, overrides: Sequence[str]) -> Config:
             value = yaml.safe_load(text) if text else None
         except yaml.YAMLError as error:
             raise ConfigError(f"{override!r}: the value is not readable YAML") from error
+        if key not in ALIASES and key.split(".")[0] not in Config.__dataclass_fields__:
+            near = difflib.get_close_matches(key.split(".")[0], [*ALIASES, *Config.__dataclass_fields__], 1, 0.5)
+            raise ConfigError(f"{override!r}: there is no key {key}" + (f"; did you mean {near[0]}?" if near else ""))
         set_dotted(tree, ALIASES.get(key, key), value, override)
         where = f"{path.name} with {' '.join(overrides)}"
     try:

@@ -1,4 +1,7 @@
-"""The stages of a recipe in order, each a function of (Config, RunOptions); `run` calls them one after the other."""
+"""The stages of a recipe in order, each a function of (Config, RunOptions); `run` calls them one after the other.
+
+Every stage imports its engine when it is called, so that no other verb waits for it.
+"""
 
 from __future__ import annotations
 
@@ -9,35 +12,38 @@ from pathlib import Path
 
 from pipeline.config import Config
 from pipeline.console import console, table
-from pretrain.launch import pretrain as train
-from pseudolabel.factory import pseudolabel as label
-from sharding.generator.corpus import make_corpus
-from sharding.ingest import ingest as bring_in
 from sharding.records import write_atomic
 from sharding.stage import RunOptions, StageResult
-from sharding.workers import ray_kept
 
 Stage = Callable[[Config, RunOptions], StageResult]
 
 
 def corpus(config: Config, options: RunOptions) -> StageResult:
     """Generate the corpus of the recipe."""
+    from sharding.generator.corpus import make_corpus
+
     assert config.corpus is not None
     return make_corpus(config.work, config.corpus, config.ingest.workers or 2, options)
 
 
 def ingest(config: Config, options: RunOptions) -> StageResult:
     """Raw datasets to cubes."""
+    from sharding.ingest import ingest as bring_in
+
     return bring_in(config.work, config.datasets, config.ingest.workers, options)
 
 
 def pseudolabel(config: Config, options: RunOptions) -> StageResult:
     """Cubes to shards."""
+    from pseudolabel.factory import pseudolabel as label
+
     return label(config.work, config.training_datasets, config.pseudolabel, options)
 
 
 def pretrain(config: Config, options: RunOptions) -> StageResult:
     """Shards to checkpoints."""
+    from pretrain.launch import pretrain as train
+
     return train(config.run_spec(), options)
 
 
@@ -95,6 +101,8 @@ def run_stage(name: str, config: Config, options: RunOptions) -> StageResult:
 
 def run_all(config: Config, options: RunOptions) -> list[StageResult]:
     """All stages of a recipe in order, then the picture."""
+    from sharding.workers import ray_kept
+
     results: list[StageResult] = []
     names = stages_of(config)
     with ray_kept():

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from pipeline.config import Config
 from pipeline.console import console, format_bytes, format_seconds, table
 from pipeline.stages import stages_of
@@ -92,7 +90,7 @@ def print_plan(config: Config, options: RunOptions, title: str) -> None:
         ]
         for row in stage_rows(config, options)
     ]  # fmt: skip
-    console.print(f"work folder {config.work}, {torch.cuda.device_count()} GPUs", highlight=False)
+    console.print(f"work folder {config.work}", highlight=False)
     table(title, ["stage", "units", "done", "to do", "failed", "size", "estimate (one worker)", "note"], rows)
 
 

@@ -1,23 +1,17 @@
-"""Checkpoints with the commit protocol over all ranks: `runs/<run>/checkpoints/step_<n>/` and its record.
+"""Where checkpoints lie and which of them count: `runs/<run>/checkpoints/step_<n>/` and its record.
 
-Every rank writes its part of the DeepSpeed state into one temporary folder; then rank 0 adds the student's weights
-under their public names, verifies, publishes and writes the record. Any start
-continues from the newest checkpoint whose bytes are those of its record.
+The newest checkpoint whose bytes are those of its record is where any start continues. How the ranks write one
+is in saving.py.
 """
 
 from __future__ import annotations
 
-import shutil
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hypervision import save_weights
 from pretrain.config import RunSpec
-from pretrain.ranks import barrier, from_rank0, rank, world
-from sharding.errors import ConfigError, writing
-from sharding.records import Body, Record, Unit, data_path, delete, find_records, publish, read_record
+from sharding.records import Record, Unit, data_path, delete, find_records, read_record
 from sharding.stage import check_unchanged
 from sharding.verify import verify_unit
 
@@ -71,66 +65,3 @@ class Checkpoints:
         """Remove all but the newest `keep` checkpoints."""
         for _, path in self.records()[:-keep]:
             delete(path)
-
-
-def save(engine: Any, checkpoints: Checkpoints, step: int, keep: int) -> None:
-    """Write a checkpoint; every rank calls it.
-
-    Raises:
-        OutputError: on every rank, if rank 0 or this rank could not write.
-    """
-    started = time.perf_counter()
-    unit = checkpoints.unit(step)
-
-    def prepare() -> Path:
-        with writing(checkpoints.folder):
-            temporary = checkpoints.folder / f".{unit.id}.tmp-{_owner()}-step"
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
-            return temporary
-
-    def finish() -> Record:
-        with writing(unit.data):
-            (temporary / "latest").unlink(missing_ok=True)
-            student = engine.module.student
-            save_weights(student, temporary / WEIGHTS)
-            counts = {"step": step, "world": world()}
-            record = publish(unit, temporary, Body(counts), started)
-            checkpoints.trim(keep)
-            return record
-
-    temporary = from_rank0(prepare)
-    try:
-        with writing(unit.data):
-            engine.save_checkpoint(str(temporary), tag=ENGINE_TAG, save_latest=False)
-        barrier()
-        from_rank0(finish)
-    finally:
-        if rank() == 0:
-            shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _owner() -> str:
-    import os
-    import socket
-
-    return f"{socket.gethostname()}-{os.getpid()}"
-
-
-def restore(engine: Any, checkpoints: Checkpoints, zero_stage: int) -> int:
-    """Load the newest valid checkpoint into the engine; returns the step to continue with (0 = from the start).
-
-    Raises:
-        ConfigError: ZeRO state of another number of ranks.
-    """
-    found = from_rank0(checkpoints.newest_valid)
-    if found is None:
-        return 0
-    step, data, record = found
-    if zero_stage and record.counts["world"] != world():
-        raise ConfigError(
-            f"{data} was written by {record.counts['world']} ranks and ZeRO-{zero_stage} state cannot be read by "
-            f"{world()}; set pretrain.ranks={record.counts['world']}, or start a new pretrain.run"
-        )
-    engine.load_checkpoint(str(data), tag=ENGINE_TAG)
-    return step

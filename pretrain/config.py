@@ -7,8 +7,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from distill.views import TeacherConfig
-from pretrain.data import SampleConfig
-from pretrain.objective import ObjectiveConfig
 from sharding.errors import ConfigError
 
 LOGIC = 1
@@ -23,6 +21,32 @@ class ModelConfig:
     input_mode: str = "shape"
     checkpoint: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class SampleConfig:
+    """What a step sees of a sample: bands per view (a random number within the limits), the share of views that
+    see one contiguous part of the spectrum, masks pooled and prompts drawn per view.
+    """
+
+    bands_min: int = 40
+    bands_max: int = 40
+    window_share: float = 0.2
+    max_masks: int = 32
+    prompts: int = 4
+    flip: bool = True
+
+
+@dataclass
+class ObjectiveConfig:
+    """Weights of the terms (0 switches one off) and the temperature of the contrast."""
+
+    contrast: float = 1.0
+    masks: float = 0.5
+    distil: float = 0.3
+    temperature: float = 0.1
+    focal_weight: float = 20.0
+    dice_weight: float = 1.0
 
 
 @dataclass

@@ -18,26 +18,13 @@ from torch import Tensor
 
 from distill.views import VIEWS, View, apply_view
 from hypervision import match_bands
+from pretrain.config import SampleConfig
 from sharding.errors import InputError
 from sharding.order import keyed_rng
 from sharding.shards import SampleRef
 
 Array = NDArray[Any]
 VIEWS_PER_IMAGE = 2
-
-
-@dataclass
-class SampleConfig:
-    """What a step sees of a sample: bands per view (a random number within the limits), the share of views that
-    see one contiguous part of the spectrum, masks pooled and prompts drawn per view.
-    """
-
-    bands_min: int = 40
-    bands_max: int = 40
-    window_share: float = 0.2
-    max_masks: int = 32
-    prompts: int = 4
-    flip: bool = True
 
 
 @dataclass

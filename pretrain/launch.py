@@ -10,11 +10,9 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
-
 from pretrain.checkpoint import Checkpoints
 from pretrain.config import RunSpec
-from pretrain.ranks import die_with_parent
+from pretrain.lifeline import die_with_parent
 from sharding import errors
 from sharding.errors import ChangedError, HyperVisionError, writing
 from sharding.records import delete, read_record, sweep, write_atomic
@@ -26,11 +24,15 @@ POLL_SECONDS = 0.5
 
 def default_ranks() -> int:
     """One per GPU, or one."""
+    import torch
+
     return max(1, torch.cuda.device_count())
 
 
 def _environment(spec: RunSpec, cache: Path) -> dict[str, str]:
     """Caches of the engines go below the work folder, and no extension is built."""
+    import torch
+
     extra = {
         "TORCH_EXTENSIONS_DIR": str(cache / "torch_extensions"),
         "TRITON_CACHE_DIR": str(cache / "triton"),

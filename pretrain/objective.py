@@ -5,27 +5,14 @@ Formulas, defaults and their sources are in docs/method.md.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distill.losses import Distiller
 from hypervision import HyperModel
+from pretrain.config import ObjectiveConfig
 from pretrain.data import VIEWS_PER_IMAGE, Batch
-
-
-@dataclass
-class ObjectiveConfig:
-    """Weights of the terms (0 switches one off) and the temperature of the contrast."""
-
-    contrast: float = 1.0
-    masks: float = 0.5
-    distil: float = 0.3
-    temperature: float = 0.1
-    focal_weight: float = 20.0
-    dice_weight: float = 1.0
 
 
 def pool_masks(map_BDhw: Tensor, coverage_BMhw: Tensor) -> Tensor:

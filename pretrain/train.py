@@ -19,11 +19,13 @@ from distill.cache import FeatureCache, features_for
 from distill.teacher import Teacher
 from distill.views import View
 from hypervision import HyperModel, create_model
-from pretrain.checkpoint import Checkpoints, restore, save
+from pretrain.checkpoint import Checkpoints
 from pretrain.config import RunSpec
 from pretrain.data import VIEWS_PER_IMAGE, Batch, make_batch
+from pretrain.lifeline import die_with_parent
 from pretrain.objective import PretrainModel
-from pretrain.ranks import barrier, device, die_with_parent, from_rank0, mean_over_ranks, rank, world
+from pretrain.ranks import barrier, device, from_rank0, mean_over_ranks, rank, world
+from pretrain.saving import restore, save
 from sharding.errors import HyperVisionError, InputError
 from sharding.order import Order, keyed_rng
 from sharding.records import write_atomic

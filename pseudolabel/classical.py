@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, median_filter
-from skimage.measure import label as connected
 
 from pseudolabel.config import ClassicalConfig
 from pseudolabel.regions import relabel
@@ -28,7 +27,9 @@ def spatial_regions(rgb_HW3: Array, valid_HW: Array, config: ClassicalConfig) ->
 
 def spectral_regions(shape_HWK: Array, valid_HW: Array, config: ClassicalConfig) -> Array:
     """Connected components of k-means clusters of denoised spectra; 0 where invalid."""
-    from sklearn.cluster import KMeans  # seconds to import, hence not at the top
+    # These take seconds to import, hence not at the top.
+    from skimage.measure import label as connected
+    from sklearn.cluster import KMeans
 
     smooth_HWK = gaussian_filter(shape_HWK, (config.smoothing, config.smoothing, 0))
     pixels = smooth_HWK[valid_HW]

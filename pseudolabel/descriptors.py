@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from skimage.color import rgb2lab
 
 Array = NDArray[Any]
 COMPONENTS = 6
@@ -43,4 +42,6 @@ def spectral_shape(cube_CHW: Array, valid_HW: Array, components: int = COMPONENT
 
 def colour(rgb_HW3: Array) -> Array:
     """CIE Lab / 100 of an sRGB picture."""
+    from skimage.color import rgb2lab
+
     return np.asarray(rgb2lab(rgb_HW3) / 100.0, np.float32)

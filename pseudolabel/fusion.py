@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.cluster.hierarchy import fcluster, linkage
 
 from pseudolabel.config import FusionConfig
 from pseudolabel.regions import (
@@ -105,6 +104,8 @@ def scene_materials(shape_means_NK: Array, config: FusionConfig) -> Array:
     """Material id from 1 of each mask of a scene, by average linkage of the masks' mean spectra."""
     if len(shape_means_NK) < 2:
         return np.ones(len(shape_means_NK), np.int32)
+    from scipy.cluster.hierarchy import fcluster, linkage
+
     tree = linkage(shape_means_NK, "average")
     found = fcluster(tree, config.material_distance, "distance")
     # Number materials by first appearance, so that ids do not depend on the library's ordering.

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion, distance_transform_edt, maximum_filter, minimum_filter
-from skimage.measure import label as connected
 
 Array = NDArray[Any]
 
@@ -44,6 +43,8 @@ def paint(masks: Sequence[Array], scores: Sequence[float], shape_HW: tuple[int, 
 
 def overlay(first: Array, second: Array) -> Array:
     """Connected pieces of the common refinement of two label maps; 0 where either is 0."""
+    from skimage.measure import label as connected
+
     both = first.astype(np.int64) * (int(second.max()) + 1) + second
     both = np.where((first > 0) & (second > 0), both, 0)
     return np.asarray(connected(relabel(both), connectivity=1, background=0), np.int32)

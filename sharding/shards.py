@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import webdataset
 
 from sharding.errors import InputError
 from sharding.records import data_path, find_records, fingerprint, read_record
@@ -26,6 +25,8 @@ MEMBERS = ("cube.bands", "instances.png", "materials.png", "valid.png", "rgb.png
 
 def write_shard(path: Path, samples: Iterable[dict[str, Any]]) -> int:
     """Write samples into one tar; returns how many."""
+    import webdataset  # imports torch, hence not at the top
+
     count = 0
     # A file object, since TarWriter chooses compression from the name of a path.
     with path.open("wb") as file, webdataset.TarWriter(file, encoder=False, mtime=0, user="hv", group="hv") as sink:

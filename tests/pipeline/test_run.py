@@ -1,4 +1,4 @@
-"""The whole pipeline through the command line: real Ray actors, two real DeepSpeed ranks, kills, nothing left behind."""
+"""The whole pipeline through the command line: Ray actors, two DeepSpeed ranks, kills, nothing left behind."""
 
 import json
 import os

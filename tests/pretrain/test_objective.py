@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from pretrain.config import PretrainConfig
+from pretrain.config import ObjectiveConfig, PretrainConfig
 from pretrain.data import choose_bands, token_coverage, visible_bands
-from pretrain.objective import ObjectiveConfig, mask_loss, material_contrast, pool_masks
+from pretrain.objective import mask_loss, material_contrast, pool_masks
 from pretrain.probe import Patches, fit_linear, in_scene
 from sharding.errors import ConfigError
 
