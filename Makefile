@@ -8,7 +8,7 @@ ARGS ?=
 UV_VERSION := 0.13.8
 BIN := $(VENV)/bin
 UV := .uv/bin/uv
-VERBS := ingest pseudolabel cache-teacher pretrain export compare plan status run
+VERBS := ingest pseudolabel pretrain export evidence compare plan status run
 
 # sam2 builds from source: no CUDA extension, and no opt-in statistics from ray.
 export SAM2_BUILD_CUDA = 0
@@ -50,7 +50,7 @@ lint: setup ## style, types, import contracts
 test: setup ## the test suite (CPU, under 15 minutes on 2 cores)
 	@$(BIN)/python -m pytest -m "not slow and not gpu" tests
 
-test-slow: setup ## the long checks: three seeds of the evidence, random kills
+test-slow: setup ## the long checks: the evidence of the demo on fresh corpora
 	@$(BIN)/python -m pytest -m slow tests
 
 test-gpu: setup ## the checks that need a GPU; they skip with a reason where there is none

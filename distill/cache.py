@@ -134,12 +134,10 @@ def features_for(
     """
     todo = cache.missing(refs) if cache is not None else list(refs)
     fresh: dict[str, Tensor] = {}
-    if todo:
-        computed = teacher.all_views(np.stack([ref.picture("rgb") for ref in todo])).half()
-        for ref, features in zip(todo, computed, strict=True):
-            fresh[ref.key] = features
-            if cache is not None:
-                cache.put(ref, features)
+    for ref in todo:
+        fresh[ref.key] = teacher.all_views(ref.picture("rgb")).half()
+        if cache is not None:
+            cache.put(ref, fresh[ref.key])
     rows = []
     for ref, wanted in zip(refs, views, strict=True):
         for view in wanted:

@@ -65,9 +65,13 @@ class Teacher:
             out = out.permute(0, 3, 1, 2)
         return out.float()  # type: ignore[no-any-return]
 
-    def all_views(self, rgb_BHW3: Array) -> Tensor:
-        """Features of every view: [B, V, D, h, w]."""
-        return torch.stack([self(apply_view(rgb_BHW3, view, 2)) for view in VIEWS], 1)
+    def all_views(self, rgb_HW3: Array) -> Tensor:
+        """Features of every view of one picture: [V, D, h, w].
+
+        One picture at a time: the last bits of a feature may depend on its neighbours in a batch, and a cached
+        feature must not depend on which samples happened to be met together.
+        """
+        return self(np.stack([apply_view(rgb_HW3, view, 1) for view in VIEWS]))
 
 
 def _signature(name: str) -> str:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from hypervision.model import HyperModel
 
-OPTIONS_KEY = "hypervision_options"
+METADATA_KEY = "hypervision"
 
 
 @dataclass
@@ -77,7 +77,8 @@ def read_options(path: Path) -> dict[str, Any]:
 
     try:
         with safe_open(path, framework="pt") as file:
-            return dict(json.loads((file.metadata() or {}).get(OPTIONS_KEY, "{}")))
+            about = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
+            return dict(about.get("options", {}))
     except SafetensorError as error:
         raise ValueError(f"{path} cannot be read ({error}): cut short or not a checkpoint") from error
 
@@ -123,5 +124,6 @@ def save_weights(model: HyperModel, path: str | Path, state: Mapping[str, Tensor
     from safetensors.torch import save_file
 
     tensors = {key: value.detach().contiguous().cpu() for key, value in (state or model.state_dict()).items()}
-    options = json.dumps(asdict(model.size), sort_keys=True)
-    save_file(tensors, str(path), metadata={OPTIONS_KEY: options, "name": model.name})
+    about = json.dumps({"name": model.name, "options": asdict(model.size)}, sort_keys=True)
+    # One entry: safetensors writes several in random order, and equal weights must be equal bytes.
+    save_file(tensors, str(path), metadata={METADATA_KEY: about})

@@ -98,7 +98,7 @@ def stage_table(results: Sequence[StageResult]) -> None:
     table("Stages", ["stage", "units", "failures", "size", "seconds", "rate", "where"], rows)
     for result in results:
         for failure in result.failures[:5]:
-            console.print(f"[yellow]failed[/yellow] {failure.item}: {failure.reason}", highlight=False)
+            console.print(f"[yellow]failed[/yellow] {failure}", highlight=False)
         if len(result.failures) > 5:
             console.print(f"... and {len(result.failures) - 5} more failures in the records below {result.where}")
     for note in dict.fromkeys(note for result in results for note in result.notes):

@@ -98,7 +98,7 @@ def print_failures(workdir: Path, limit: int = 20) -> int:
     """Every failure row in the records below a folder; returns how many."""
     failures = [(path, failure) for path in find_records(workdir) for failure in read_record(path).failures]
     for path, failure in failures[:limit]:
-        console.print(f"[yellow]failed[/yellow] {failure.item}: {failure.reason} ({path})", highlight=False)
+        console.print(f"[yellow]failed[/yellow] {failure} ({path})", highlight=False)
     if len(failures) > limit:
         console.print(f"... and {len(failures) - limit} more")
     return len(failures)

@@ -164,8 +164,9 @@ class Trainer:
                 if log is not None:
                     log.write(step, self.config, terms, self.engine, time.perf_counter() - began, waited)
                 if last or (step + 1) % self.config.save_every == 0:
-                    save(self.engine, self.checkpoints, step + 1, self.config.keep)
+                    # The cache first: after the last checkpoint nothing would come back to pack it.
                     self._pack()
+                    save(self.engine, self.checkpoints, step + 1, self.config.keep)
         barrier()
 
     def _pack(self) -> None:

@@ -37,6 +37,10 @@ class Failure:
     reason: str
     trace: str = ""
 
+    def __str__(self) -> str:
+        """One line; most reasons name their file already."""
+        return self.reason if self.item in self.reason else f"{self.item}: {self.reason}"
+
     @classmethod
     def of(cls, item: str, error: BaseException) -> Failure:
         """A failure row from an exception."""

@@ -158,7 +158,7 @@ def run_units(
 def raise_if_failed(result: StageResult, failed: int, options: RunOptions) -> None:
     """Fail the stage when too many units failed, naming the first reasons."""
     if result.units and failed / result.units > options.max_failed_fraction:
-        shown = "; ".join(f"{row.item}: {row.reason}" for row in result.failures[:3])
+        shown = "; ".join(str(row) for row in result.failures[:3])
         raise StageFailed(
             f"{result.stage}: {failed} of {result.units} units failed (limit {options.max_failed_fraction:.0%}): "
             f"{shown}{'; ...' if len(result.failures) > 3 else ''}. Mend the input, then add --retry-failed"

@@ -43,7 +43,7 @@ def cli():
 
     def run(*words: object) -> tuple[int, str, str]:
         process = start(*words)
-        out, err = process.communicate(timeout=400)
+        out, err = process.communicate(timeout=900)
         return process.returncode, out, err
 
     return run

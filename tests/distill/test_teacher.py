@@ -51,9 +51,9 @@ def test_random_weights_and_unknown_names_are_refused():
 
 
 def test_features_belong_to_a_view(teacher):
-    rgb = np.random.default_rng(0).integers(0, 255, (1, 32, 32, 3)).astype(np.uint8)
-    both = teacher.all_views(rgb)[0]
-    torch.testing.assert_close(both[View.FLIPPED.value], teacher(apply_view(rgb, View.FLIPPED, 2))[0])
+    rgb = np.random.default_rng(0).integers(0, 255, (32, 32, 3)).astype(np.uint8)
+    both = teacher.all_views(rgb)
+    torch.testing.assert_close(both[View.FLIPPED.value], teacher(apply_view(rgb, View.FLIPPED, 1)[None])[0])
     assert not torch.allclose(both[1], both[0].flip(-1), atol=1e-3)
 
 

@@ -79,6 +79,8 @@ def test_bands_that_are_not_seen_are_reported():
 def test_export_rebuilds_the_model_from_the_file_alone(tmp_path):
     model = tiny(input_mode="shape")
     save_weights(model, tmp_path / "m.safetensors")
+    save_weights(model, tmp_path / "n.safetensors")
+    assert (tmp_path / "m.safetensors").read_bytes() == (tmp_path / "n.safetensors").read_bytes()
     again = create_model("hypervision_nano", checkpoint=tmp_path / "m.safetensors")
     assert again.size == model.size
     for key, value in model.state_dict().items():
