@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sharding.errors import ConfigError
 
 Array = NDArray[Any]
-MODES = ("fill", "cache", "live", "off")
+MODES = ("fill", "cache", "live", "none")
 
 
 class View(Enum):
@@ -35,7 +35,7 @@ def apply_view(array: Array, view: View, axis: int) -> Array:
 class TeacherConfig:
     """timm name, local weights, input side in pixels, and how features are had.
 
-    Modes: fill (compute once while streaming, then read), cache (must exist), live, off. Without a checkpoint,
+    Modes: fill (compute once while streaming, then read), cache (must exist), live, none. Without a checkpoint,
     `pretrained` takes timm's own weights from its cache; random weights need `allow_random`.
     """
 
@@ -54,12 +54,12 @@ class TeacherConfig:
         """
         if self.mode not in MODES:
             raise ConfigError(f"teacher.mode {self.mode!r} is not one of {', '.join(MODES)}")
-        if self.mode == "off":
+        if self.mode == "none":
             return
         if self.checkpoint is None and not self.pretrained and not self.allow_random:
             raise ConfigError(
                 "the teacher has no weights: set teacher.checkpoint=FILE or teacher.pretrained=true, or "
-                "teacher.mode=off to train without (teacher.allow_random=true runs random weights)"
+                "teacher.mode=none to train without (teacher.allow_random=true runs random weights)"
             )
         if self.checkpoint is not None and not Path(self.checkpoint).expanduser().is_file():
             raise ConfigError(f"teacher: no checkpoint at {self.checkpoint}; mend teacher.checkpoint")

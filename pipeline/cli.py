@@ -38,7 +38,7 @@ def _options(config: Any, overwrite: bool, retry_failed: bool, progress: Any = N
 
 
 def _execute(verb: str, words: list[str] | None, dry_run: bool, overwrite: bool, retry_failed: bool) -> None:
-    from pipeline.console import StageProgress, console, format_seconds, stage_table
+    from pipeline.console import StageProgress, console, format_seconds, short_path, stage_table
     from pipeline.stages import run_all, run_stage
     from pipeline.status import print_plan
 
@@ -58,7 +58,9 @@ def _execute(verb: str, words: list[str] | None, dry_run: bool, overwrite: bool,
     if not any(result.new for result in results):
         console.print(f"nothing to do: everything is done already ({took})", style="bold")
     else:
-        console.print(f"done in {took}" + (f"; picture: {config.work / 'report.png'}" if verb == "run" else ""))
+        console.print(
+            f"done in {took}" + (f"; picture: {short_path(config.work / 'report.png')}" if verb == "run" else "")
+        )
 
 
 def _stage_command(verb: str, text: str) -> None:

@@ -83,6 +83,16 @@ class Config:
         names = self.training_datasets
         return RunSpec(str(self.work), names, self.seed, ranks, self.model, self.teacher, self.pretrain)
 
+    def check(self) -> None:
+        """Refuse what some stage would refuse, before the first one starts.
+
+        Raises:
+            ConfigError: missing weights, impossible sizes, unknown names.
+        """
+        self.pseudolabel.check()
+        self.teacher.check()
+        self.pretrain.check(self.pretrain.ranks or default_ranks())
+
     def yaml(self) -> str:
         """The resolved configuration as text."""
         return yaml.safe_dump(dataclasses.asdict(self), sort_keys=False)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -12,7 +14,8 @@ from rich.table import Table
 
 from sharding.stage import StageResult
 
-console = Console(soft_wrap=True)
+# In a log there is no terminal width: 120 columns unless COLUMNS says otherwise.
+console = Console(soft_wrap=True, width=None if sys.stdout.isatty() else int(os.environ.get("COLUMNS", "120")))
 LINE_SECONDS = 10.0
 
 
@@ -32,6 +35,12 @@ def format_seconds(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
+def short_path(path: Path) -> str:
+    """A path from here where that is shorter."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+
+
 class StageProgress:
     """Progress of the running stage: a bar on a terminal, a line now and then in a log."""
 
@@ -44,7 +53,9 @@ class StageProgress:
         now = time.monotonic()
         if stage != self.stage:
             self.close()
-            self.stage, self.begun, self.first, self.told = stage, now, done, now
+            self.stage, self.first, self.begun, self.told = stage, done, now, now
+        if done == self.first:  # start-up does not count into the rate
+            self.begun = now
         if sys.stdout.isatty():
             self._draw(stage, done, total, failed)
         elif done == total or now - self.told > LINE_SECONDS:
@@ -93,7 +104,7 @@ def stage_table(results: Sequence[StageResult]) -> None:
         rate = f"{result.rate:.2f}/s" if result.new else "-"
         rows.append([
             result.stage, made, str(len(result.failures)), format_bytes(result.bytes), f"{result.seconds:.1f}", rate,
-            str(result.where),
+            short_path(result.where),
         ])  # fmt: skip
     table("Stages", ["stage", "units", "failures", "size", "seconds", "rate", "where"], rows)
     for result in results:

@@ -40,8 +40,8 @@ def provenance(config: Config, step: int) -> dict[str, Any]:
         "datasets": manifest.counts,
         "shards": manifest.fingerprint,
         "labelled_by": labelled_by,
-        "teacher": None if config.teacher.mode == "off" else config.teacher.name,
-        "teacher_has_random_weights": config.teacher.mode != "off" and config.teacher.is_random,
+        "teacher": None if config.teacher.mode == "none" else config.teacher.name,
+        "teacher_has_random_weights": config.teacher.mode != "none" and config.teacher.is_random,
     }
 
 

@@ -103,6 +103,7 @@ def run_all(config: Config, options: RunOptions) -> list[StageResult]:
     """All stages of a recipe in order, then the picture."""
     from sharding.workers import ray_kept
 
+    config.check()
     results: list[StageResult] = []
     names = stages_of(config)
     with ray_kept():

@@ -118,7 +118,7 @@ class RunSpec:
         fields = {"logic": LOGIC, **asdict(self)}
         for name in ("workdir", "ranks"):
             del fields[name]
-        fields["teacher"].pop("mode") if self.teacher.mode != "off" else None
+        fields["teacher"].pop("mode") if self.teacher.mode != "none" else None
         for name in ("run", "ranks", "threads", "save_every", "keep"):
             del fields["pretrain"][name]
         return fields

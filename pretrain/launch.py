@@ -112,7 +112,7 @@ def pretrain(spec: RunSpec, options: RunOptions) -> StageResult:
     result = StageResult("pretrain", run, spec.pretrain.steps, spec.pretrain.steps - begun)
     result.bytes = sum(read_record(path).bytes for _, path in checkpoints.records())
     result.seconds = time.perf_counter() - started
-    if spec.teacher.mode != "off" and spec.teacher.is_random and spec.pretrain.objective.distil:
+    if spec.teacher.mode != "none" and spec.teacher.is_random and spec.pretrain.objective.distil:
         result.notes.append(f"the teacher {spec.teacher.name} has RANDOM weights (teacher.allow_random)")
     return result
 

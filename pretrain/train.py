@@ -94,7 +94,7 @@ class Trainer:
         self.checkpoints = Checkpoints.of(spec, self.manifest.fingerprint)
 
     def _teacher(self) -> tuple[Teacher | None, FeatureCache | None]:
-        if self.spec.teacher.mode == "off" or not self.config.objective.distil:
+        if self.spec.teacher.mode == "none" or not self.config.objective.distil:
             return None, None
         teacher = Teacher(self.spec.teacher, str(device()))
         if self.spec.teacher.mode == "live":

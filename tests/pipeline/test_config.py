@@ -19,6 +19,8 @@ def test_recipes_load_and_overrides_reach_their_place(tmp_path):
         "one_gpu", [f"workdir={tmp_path}", "datasets.0.name=cave", "datasets.0.root=/data/CAVE", "pretrain.lr=1e-3"]
     )
     assert config.datasets[0].root == "/data/CAVE" and config.pretrain.lr == 1e-3 and config.work == tmp_path
+    bare = load_config("one_gpu", [*ONE, "teacher.mode=none", "pseudolabel.segmenters=classical"])
+    bare.check()
     demo = load_config("demo", [f"workdir={tmp_path}"])
     assert demo.datasets[0].root == f"{tmp_path}/corpus/cave/raw"
     assert yaml.safe_load(demo.yaml())["pretrain"]["run"] == "demo"

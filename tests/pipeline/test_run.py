@@ -118,6 +118,11 @@ def test_verify_status_plan_inspect_and_dry_run(cli, tiny, undisturbed, tmp_path
         (tmp_path / "p.png").unlink()
 
 
+def test_missing_weights_are_refused_before_any_work(cli, tmp_path):
+    code, _, err = cli("run", "one_gpu", f"workdir={tmp_path / 'w'}", "dataset=cave", f"root={tmp_path}")
+    assert code == 2 and "SAM2 has no weights" in err and not (tmp_path / "w").exists()
+
+
 def test_a_changed_setting_refuses_and_names_itself(cli, tiny, undisturbed):
     work, _ = undisturbed
     code, _, err = cli("pseudolabel", tiny, f"workdir={work}", "pseudolabel.fusion.stop_cost=0.4")
