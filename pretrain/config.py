@@ -118,7 +118,8 @@ class RunSpec:
         fields = {"logic": LOGIC, **asdict(self)}
         for name in ("workdir", "ranks"):
             del fields[name]
-        fields["teacher"].pop("mode") if self.teacher.mode != "none" else None
+        if self.teacher.mode != "none":  # how features are had does not change them
+            del fields["teacher"]["mode"]
         for name in ("run", "ranks", "threads", "save_every", "keep"):
             del fields["pretrain"][name]
         return fields
