@@ -23,7 +23,7 @@ from torch import Tensor
 from distill.teacher import Teacher
 from distill.views import VIEWS, View
 from sharding.errors import InputError, writing
-from sharding.records import Body, Record, Unit, commit, read_record, write_atomic
+from sharding.records import Body, Record, Unit, commit, delete, read_record, write_atomic
 from sharding.shards import SampleRef
 
 Array = NDArray[Any]
@@ -36,6 +36,7 @@ class CacheUnit:
     dataset: str
     name: str
     folder: Path
+    shard_sha256: str
 
     @property
     def data(self) -> Path:
@@ -50,7 +51,7 @@ class CacheUnit:
     @property
     def spool(self) -> Path:
         """Features on their way."""
-        return self.folder / f"{self.name}.spool"
+        return self.folder / f"{self.name}-{self.shard_sha256[:12]}.spool"
 
 
 class FeatureCache:
@@ -62,10 +63,22 @@ class FeatureCache:
         for ref in samples:
             self.by_unit.setdefault((ref.dataset, ref.shard.stem), []).append(ref)
         self._open: dict[tuple[str, str], tuple[dict[str, int], Any]] = {}
+        self._units = {
+            key: CacheUnit(*key, self.root / key[0], read_record(refs[0].shard.with_suffix(".json")).sha256)
+            for key, refs in self.by_unit.items()
+        }
 
     def unit(self, ref: SampleRef) -> CacheUnit:
         """The cache unit that a sample belongs to."""
-        return CacheUnit(ref.dataset, ref.shard.stem, self.root / ref.dataset)
+        return self._units[ref.dataset, ref.shard.stem]
+
+    def drop_stale(self) -> int:
+        """Remove features of shards that were made anew since; called by one process, before any is read."""
+        units = self._units.values()
+        stale = [u for u in units if u.record.is_file() and read_record(u.record).inputs != u.shard_sha256]
+        for unit in stale:
+            delete(unit.record)
+        return len(stale)
 
     def get(self, ref: SampleRef, view: View) -> Array | None:
         """Features [D, h, w] float32 of one view of one sample, or None if they are not there yet."""
@@ -108,8 +121,6 @@ class FeatureCache:
         return records
 
     def _pack_one(self, unit: CacheUnit, refs: list[SampleRef], paths: list[Path]) -> Record:
-        shard = read_record(refs[0].shard.with_suffix(".json"))
-
         def write(temporary: Path) -> Body:
             stacked = np.stack([np.load(path, allow_pickle=False) for path in paths])
             group = zarr.create_group(temporary)
@@ -118,7 +129,7 @@ class FeatureCache:
             return Body({"samples": len(refs), "views": len(VIEWS)})
 
         fields = {"teacher": self.fingerprint}
-        return commit(Unit("cache-teacher", unit.name, unit.data, unit.record, shard.sha256, fields), write)
+        return commit(Unit("cache-teacher", unit.name, unit.data, unit.record, unit.shard_sha256, fields), write)
 
     def missing(self, refs: Iterable[SampleRef]) -> list[SampleRef]:
         """Samples whose features are not there yet."""

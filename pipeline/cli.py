@@ -23,12 +23,12 @@ RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="try failed un
 DEFAULT_RECIPE = "one_gpu"
 
 
-def _load(words: list[str] | None) -> Any:
+def _load(words: list[str] | None, need_datasets: bool = True) -> Any:
     from pipeline.config import load_config
 
     given = list(words or [])
     recipe = given.pop(0) if given and "=" not in given[0] else DEFAULT_RECIPE
-    return load_config(recipe, given)
+    return load_config(recipe, given, need_datasets)
 
 
 def _options(config: Any, overwrite: bool, retry_failed: bool, progress: Any = None) -> Any:
@@ -43,7 +43,7 @@ def _execute(verb: str, words: list[str] | None, dry_run: bool, overwrite: bool,
     from pipeline.status import print_plan
 
     began = time.perf_counter()
-    config = _load(words)
+    config = _load(words, need_datasets=verb != "compare")
     if dry_run:
         print_plan(config, _options(config, overwrite, retry_failed), f"{verb} would do this (dry run)")
         return

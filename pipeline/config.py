@@ -143,7 +143,7 @@ def set_dotted(tree: dict[str, Any], dotted: str, value: Any, where: str) -> Non
             node = node[key]
 
 
-def load_config(recipe: str, overrides: Sequence[str]) -> Config:
+def load_config(recipe: str, overrides: Sequence[str], need_datasets: bool = True) -> Config:
     """A recipe with overrides put over it, checked.
 
     Raises:
@@ -172,7 +172,7 @@ def load_config(recipe: str, overrides: Sequence[str]) -> Config:
     assert isinstance(plain, dict)
     config = typed(Config, {str(key): value for key, value in plain.items()}, where)
     config.workdir = str(config.work)
-    if not config.datasets:
+    if need_datasets and not config.datasets:
         raise ConfigError("no dataset is given: add dataset=KEY root=DIR (or datasets.0.name=..., datasets.0.root=...)")
     names = [dataset.name for dataset in config.datasets]
     twice = {name for name in names if names.count(name) > 1}

@@ -100,6 +100,7 @@ class Trainer:
         if self.spec.teacher.mode == "live":
             return teacher, None
         cache = FeatureCache(Path(self.spec.workdir) / "teacher", teacher.fingerprint, self.manifest.samples)
+        from_rank0(cache.drop_stale)
         if self.spec.teacher.mode == "cache" and cache.missing(self.manifest.samples):
             raise InputError(
                 f"{cache.root} lacks features of some samples; set teacher.mode=fill, or run cache-teacher"

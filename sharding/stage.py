@@ -100,7 +100,7 @@ def pending(units: Sequence[Unit], options: RunOptions) -> list[Unit]:
             continue
         if why and not options.overwrite:
             raise _refuse(unit.stage, unit.record.parent, why)
-        if why or not _present(unit, record):
+        if why or not _present(unit, record) or (options.retry_failed and record.failures):
             todo.append(unit)
     return todo
 
@@ -151,15 +151,23 @@ def run_units(
         sum(record.bytes for record in records), time.perf_counter() - started,
         [failure for record in records for failure in record.failures],
     )  # fmt: skip
-    raise_if_failed(result, sum(not record.done for record in records), options)
+    raise_if_failed(result, sum(lost_share(record) for record in records), options)
     return result
 
 
-def raise_if_failed(result: StageResult, failed: int, options: RunOptions) -> None:
+def lost_share(record: Record) -> float:
+    """Share of a unit that is lost: all of it, or its failed scenes where a unit holds several."""
+    if not record.done:
+        return 1.0
+    failed = len(record.failures)
+    return failed / (failed + record.counts.get("scenes", 0)) if failed else 0.0
+
+
+def raise_if_failed(result: StageResult, failed: float, options: RunOptions) -> None:
     """Fail the stage when too many units failed, naming the first reasons."""
     if result.units and failed / result.units > options.max_failed_fraction:
         shown = "; ".join(str(row) for row in result.failures[:3])
         raise StageFailed(
-            f"{result.stage}: {failed} of {result.units} units failed (limit {options.max_failed_fraction:.0%}): "
+            f"{result.stage}: {failed:.3g} of {result.units} units failed (limit {options.max_failed_fraction:.0%}): "
             f"{shown}{'; ...' if len(result.failures) > 3 else ''}. Mend the input, then add --retry-failed"
         )

@@ -17,7 +17,7 @@ from typing import Any
 
 import ray
 
-from sharding.errors import HyperVisionError
+from sharding.errors import ConfigError, HyperVisionError
 from sharding.records import Failure, Record, Unit, commit_failure
 
 ATTEMPTS = 3
@@ -149,8 +149,18 @@ class _Actor:
     """Holds what the factory builds; one per slot."""
 
     def __init__(self, factory: Callable[[], Any]) -> None:
-        self.worker = factory()
+        # An error here would reach the driver as "actor died", without its sentence: keep it for the first call.
+        self.error: HyperVisionError | None = None
+        try:
+            self.worker = factory()
+        except HyperVisionError as error:
+            self.error = error
+        except Exception as error:
+            reason = " ".join(str(error).split())[:300]
+            self.error = ConfigError(f"a worker cannot be set up: {type(error).__name__}: {reason}")
 
     def make(self, unit: Unit) -> Record:
+        if self.error is not None:
+            raise self.error
         record: Record = self.worker.make(unit)
         return record

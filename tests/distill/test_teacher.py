@@ -9,7 +9,7 @@ from distill.losses import Distiller
 from distill.teacher import Teacher
 from distill.views import TeacherConfig, View, apply_view
 from sharding.errors import ConfigError
-from sharding.records import Body, Unit, commit, find_records
+from sharding.records import Body, Unit, commit, find_records, read_record
 from sharding.sample import encode_sample
 from sharding.shards import index_shard, open_manifest, write_shard
 
@@ -72,6 +72,17 @@ def test_fill_then_pack_then_read_gives_what_live_gives(teacher, manifest, tmp_p
     assert not list((tmp_path / "teacher").rglob("*.spool")) and again.missing(refs) == []
     stored = features_for(teacher, again, refs[:2], views)
     assert torch.nn.functional.cosine_similarity(stored.flatten(1), live.flatten(1)).min() > 0.999
+
+
+def test_features_of_a_shard_that_was_made_anew_are_dropped(teacher, manifest, tmp_path):
+    cache = FeatureCache(tmp_path / "teacher", teacher.fingerprint, list(manifest))
+    features_for(teacher, cache, list(manifest), [[View.IDENTITY]] * 3)
+    cache.pack()
+    assert FeatureCache(tmp_path / "teacher", teacher.fingerprint, list(manifest)).drop_stale() == 0
+    shard = manifest.samples[0].shard.with_suffix(".json")
+    shard.write_text(shard.read_text().replace(read_record(shard).sha256, "0" * 64))
+    again = FeatureCache(tmp_path / "teacher", teacher.fingerprint, list(manifest))
+    assert again.drop_stale() == 1 and len(again.missing(manifest)) == 3
 
 
 def test_distillation_is_zero_at_the_target_and_skips_what_it_should():

@@ -1,5 +1,6 @@
 """Recipes, overrides and their refusals; wrong input through the command line is one sentence and an exit code."""
 
+import os
 import subprocess
 
 import numpy as np
@@ -8,7 +9,8 @@ import yaml
 
 from pipeline.config import load_config, recipe_names
 from sharding.errors import ConfigError
-from sharding.generator.formats import write_mat
+from sharding.generator.corpus import PLACES
+from sharding.generator.formats import WRITERS, write_mat
 
 ONE = ["dataset=cave", "root=/data/CAVE"]
 
@@ -81,6 +83,43 @@ def test_bad_scenes_become_rows_and_the_exit_code_tells(cli, tmp_path):
     write_mat(cut, rng.random((16, 16, 31)).astype(np.float32))
     code, out, _ = cli(*words)
     assert code == 0 and "3 (1 new)" in out
+
+
+def test_a_cut_file_of_every_container_fails_its_stage(cli, tmp_path):
+    """Four datasets of one cut scene each, one of them with its wavelengths in micrometres instead."""
+    rng = np.random.default_rng(0)
+    words = []
+    for number, (key, writer) in enumerate(
+        {k: WRITERS[k] for k in ("cave", "libhsi", "hotvis", "hyperspectralcityv2")}.items()
+    ):
+        path = tmp_path / key / PLACES[key].format(i=0)
+        path.parent.mkdir(parents=True)
+        wl = tuple((450.0 + 10 * i) / (1000 if key == "libhsi" else 1) for i in range(16 if key == "hotvis" else 31))
+        writer(path, rng.random((16, 16, len(wl))).astype(np.float32), wl)
+        if key != "libhsi":
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        words += [f"datasets.{number}.name={key}", f"datasets.{number}.root={tmp_path / key}"]
+    result = cli("ingest", f"workdir={tmp_path / 'w'}", *words)
+    one_sentence(result, 1, "4 of 4 units failed", "looks like micrometres", "cut short")
+    _, out, _ = cli("status", f"workdir={tmp_path / 'w'}", *words)
+    for key, name in PLACES.items():
+        assert (key not in words[0::2]) or name.format(i=0).split("/")[-1] in out
+    assert not list((tmp_path / "w" / "cubes").glob("*.zarr/*"))
+
+
+def test_no_permission_is_one_sentence_of_the_command_line(cli, tmp_path):
+    (tmp_path / "raw").mkdir()
+    write_mat(tmp_path / "raw" / "s.mat", np.random.default_rng(0).random((16, 16, 31)).astype(np.float32))
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o555)
+    if os.geteuid() == 0 and subprocess.run(["chattr", "+i", str(locked)], capture_output=True).returncode:
+        pytest.skip("the file system has no immutable flag")
+    try:
+        result = cli("ingest", f"workdir={locked / 'w'}", "dataset=cave", f"root={tmp_path / 'raw'}")
+        one_sentence(result, 2, "cannot write", "no permission to write there", "set workdir=")
+    finally:
+        if os.geteuid() == 0:
+            subprocess.run(["chattr", "-i", str(locked)], check=True)
 
 
 def test_a_full_disk_stops_a_stage_with_one_sentence_and_no_false_claim(cli, tmp_path):

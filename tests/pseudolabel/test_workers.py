@@ -6,7 +6,9 @@ import tempfile
 from pathlib import Path
 
 import psutil
+import pytest
 
+from sharding.errors import ConfigError
 from sharding.records import Body, Unit, commit
 from sharding.workers import PREFIX, map_actors, map_tasks
 
@@ -39,6 +41,14 @@ def test_kills_cost_nothing_poison_is_quarantined_and_nothing_is_left(tmp_path):
     assert "worker died 3 times" in records["poison"].failures[0].reason
     assert not ray_processes()
     assert not list(Path(tempfile.gettempdir()).glob(f"{PREFIX}{os.getpid()}-*"))
+
+
+def test_a_worker_that_cannot_be_set_up_says_why(tmp_path):
+    def factory():
+        raise RuntimeError("checkpoint is torn")
+
+    with pytest.raises(ConfigError, match="a worker cannot be set up: RuntimeError: checkpoint is torn"):
+        list(map_actors(factory, units(tmp_path, "ab"), workers=1))
 
 
 def test_an_unexpected_error_in_a_task_is_a_failure_row(tmp_path):

@@ -64,6 +64,21 @@ def test_failures_are_kept_counted_and_retried_only_when_asked(tmp_path):
     assert run(tmp_path, rows)[0].failures == []
 
 
+def test_failed_parts_of_a_unit_count_and_are_retried(tmp_path):
+    rows, broken = units(tmp_path, "a"), [True]
+
+    def make(todo):
+        for unit in todo:
+            failures = [Failure("scene", "cannot be labelled")] if broken else []
+            body = Body({"scenes": 3}, failures)
+            yield commit(unit, lambda path, body=body: (path.write_text("x"), body)[1])
+
+    with pytest.raises(StageFailed, match=r"0\.25 of 1 units failed"):
+        run_units("s", rows, tmp_path, RunOptions(), make)
+    broken.clear()
+    assert run_units("s", rows, tmp_path, RunOptions(retry_failed=True), make).failures == []
+
+
 def test_describe_change_names_added_and_removed_fields():
     assert describe_change({"a": 1, "b": {"c": 2}}, {"b": {"c": 3}, "d": 4}) == [
         "a: 1 -> None",
