@@ -39,7 +39,7 @@ class Failure:
 
     def __str__(self) -> str:
         """One line; most reasons name their file already."""
-        return self.reason if self.item in self.reason else f"{self.item}: {self.reason}"
+        return self.reason if self.reason.startswith(self.item) else f"{self.item}: {self.reason}"
 
     @classmethod
     def of(cls, item: str, error: BaseException) -> Failure:
