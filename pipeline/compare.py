@@ -14,7 +14,7 @@ from typing import Any
 
 from pipeline.console import table
 from sharding.errors import InputError, writing
-from sharding.records import fingerprint, sha256_file
+from sharding.records import fingerprint, sha256_file, write_atomic
 from sharding.stage import StageResult
 
 EXPERIMENT = "hypervision"
@@ -138,7 +138,7 @@ def compare(workdir: Path, uri: str | None = None) -> StageResult:
     if not stamp.is_file() or json.loads(stamp.read_text()) != current or (uri is None and not database.is_file()):
         with writing(database):
             new = import_runs(workdir, uri or f"sqlite:///{database}", runs)
-            stamp.write_text(json.dumps(current))
+        write_atomic(stamp, json.dumps(current).encode())
     print_comparison(runs)
     size = database.stat().st_size if uri is None else 0
     return StageResult("compare", Path(uri or database), len(runs), new, size, time.perf_counter() - started)

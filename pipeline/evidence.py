@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from hypervision import create_model
@@ -137,7 +136,6 @@ def evidence(config: Config, options: RunOptions) -> StageResult:
     def write(temporary: Path) -> Body:
         model = create_model(config.model.name, config.run_folder / "export" / "model.safetensors")
         train, test, unseen = probe_scenes(config)
-        torch.set_num_threads(max(1, torch.get_num_threads()))
         probes = gather_evidence(model, train, test, unseen, config.seed)
         found = {"labels": label_evidence(config), "probes": asdict(probes) | {"margins": probes.margins}}
         found["probes"]["unseen_sensors"] = unseen

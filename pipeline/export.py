@@ -30,7 +30,8 @@ def export_unit(config: Config, checkpoint_sha: str) -> Unit:
 def provenance(config: Config, step: int) -> dict[str, Any]:
     """What a user of the weights wants to know of their making."""
     manifest = open_manifest(config.work / "shards", config.training_datasets)
-    labelled_by = sorted({read_record(ref.shard.with_suffix(".json")).extra["labelled_by"] for ref in manifest})
+    shards = {ref.shard for ref in manifest}
+    labelled_by = sorted({read_record(shard.with_suffix(".json")).extra["labelled_by"] for shard in shards})
     return {
         "name": config.model.name,
         "input_mode": config.model.input_mode,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 from skimage.segmentation import find_boundaries
 
 from pipeline.compare import read_metrics
-from sharding.errors import writing
+from sharding.records import write_atomic
 from sharding.sample import Array
 from sharding.shards import SampleRef, open_manifest
 
@@ -80,8 +81,7 @@ def write_report(workdir: Path, datasets: list[str], run: Path, path: Path) -> N
     for row, ref in enumerate(refs):
         _tile_row([figure.add_subplot(grid[row, column]) for column in range(len(COLUMNS))], ref)
     _losses(figure.add_subplot(grid[-1, :]), run)
-    temporary = path.with_name(f".{path.name}.tmp.png")
-    with writing(path):
-        figure.savefig(temporary, dpi=110)
-        temporary.replace(path)
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=110, format="png")
     plt.close(figure)
+    write_atomic(path, picture.getvalue())

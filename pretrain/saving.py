@@ -6,9 +6,7 @@ under their public names, verifies, publishes and writes the record.
 
 from __future__ import annotations
 
-import os
 import shutil
-import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ from hypervision import save_weights
 from pretrain.checkpoint import ENGINE_TAG, WEIGHTS, Checkpoints
 from pretrain.ranks import barrier, from_rank0, rank, world
 from sharding.errors import ConfigError, writing
-from sharding.records import Body, Record, publish
+from sharding.records import Body, Record, publish, temporary_path
 
 
 def save(engine: Any, checkpoints: Checkpoints, step: int, keep: int) -> None:
@@ -31,8 +29,7 @@ def save(engine: Any, checkpoints: Checkpoints, step: int, keep: int) -> None:
 
     def prepare() -> Path:
         with writing(checkpoints.folder):
-            temporary = checkpoints.folder / f".{unit.id}.tmp-{_owner()}-step"
-            shutil.rmtree(temporary, ignore_errors=True)
+            temporary = temporary_path(unit.data)
             temporary.mkdir(parents=True)
             return temporary
 
@@ -55,10 +52,6 @@ def save(engine: Any, checkpoints: Checkpoints, step: int, keep: int) -> None:
     finally:
         if rank() == 0:
             shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _owner() -> str:
-    return f"{socket.gethostname()}-{os.getpid()}"
 
 
 def restore(engine: Any, checkpoints: Checkpoints, zero_stage: int) -> int:

@@ -130,13 +130,14 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _temporary(path: Path) -> Path:
+def temporary_path(path: Path) -> Path:
+    """A fresh name beside `path` that tells `sweep` which process it belongs to."""
     return path.with_name(f".{path.name}{TEMPORARY}{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}")
 
 
 def _replace(temporary: Path, final: Path) -> None:
     if final.is_dir():  # a folder cannot be replaced in one call: move the old one aside first
-        old = _temporary(final)
+        old = temporary_path(final)
         final.rename(old)
         temporary.replace(final)
         shutil.rmtree(old)
@@ -149,7 +150,7 @@ def write_atomic(path: Path, content: bytes) -> None:
     """Write a small file so that it is either whole or absent after a kill."""
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = _temporary(path)
+        temporary = temporary_path(path)
         try:
             temporary.write_bytes(content)
             _fsync(temporary)
@@ -167,7 +168,7 @@ def commit(unit: Unit, write: Callable[[Path], Body], check: Callable[[Path], No
     started = time.perf_counter()
     with writing(unit.data):
         unit.data.parent.mkdir(parents=True, exist_ok=True)
-        temporary = _temporary(unit.data)
+        temporary = temporary_path(unit.data)
         try:
             body = write(temporary)
             return publish(unit, temporary, body, started, check)
