@@ -29,7 +29,7 @@ $(UV):
 
 $(VENV)/.ready: requirements.lock pyproject.toml | $(UV)
 	@test -d $(VENV) || $(UV) venv --quiet --python $(PYTHON) $(VENV)
-	@$(UV) pip sync --python $(BIN)/python --require-hashes --build-constraints requirements.lock requirements.lock
+	@$(UV) pip sync --python $(BIN)/python --require-hashes --compile-bytecode --build-constraints requirements.lock requirements.lock
 	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
 
