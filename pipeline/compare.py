@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.console import table
+from pretrain.config import TERMS
 from sharding.errors import InputError, writing
 from sharding.records import fingerprint, sha256_file, write_atomic
 from sharding.stage import StageResult
@@ -111,7 +112,7 @@ def print_comparison(runs: list[Path]) -> None:
     for run in runs:
         metrics = read_metrics(run)
         tail = metrics[-20:]
-        losses = [name for name in ("loss", "contrast", "masks", "distil") if name in metrics[-1]]
+        losses = [name for name in ("loss", *TERMS) if name in metrics[-1]]
         text = " ".join(f"{name} {sum(row[name] for row in tail) / len(tail):.3f}" for name in losses)
         rate = sum(row["images_per_second"] for row in tail) / len(tail)
         margins = {k[7:]: v for k, v in read_evidence(run).items() if k.startswith("margin/")}

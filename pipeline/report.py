@@ -14,6 +14,7 @@ import numpy as np
 from skimage.segmentation import find_boundaries
 
 from pipeline.compare import read_metrics
+from pretrain.config import TERMS
 from sharding.records import write_atomic
 from sharding.sample import Array
 from sharding.shards import SampleRef, open_manifest
@@ -61,7 +62,7 @@ def _tile_row(axes: Any, ref: SampleRef) -> None:
 def _losses(axis: Any, run: Path) -> None:
     rows = read_metrics(run)
     steps = [row["step"] for row in rows]
-    for name in ("loss", "contrast", "masks", "distil"):
+    for name in ("loss", *TERMS):
         if rows and name in rows[-1]:
             values = np.array([row[name] for row in rows])
             width = max(1, len(values) // 40)

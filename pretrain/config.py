@@ -9,8 +9,9 @@ from typing import Any
 from distill.views import TeacherConfig
 from sharding.errors import ConfigError
 
-LOGIC = 1
+LOGIC = 2
 PRECISIONS = ("fp32", "bf16")
+TERMS = ("contrast", "masks", "distil", "spectra")  # of the objective; each has its weight in `ObjectiveConfig`
 
 
 @dataclass
@@ -26,12 +27,14 @@ class ModelConfig:
 @dataclass
 class SampleConfig:
     """What a step sees of a sample: bands per view (a random number within the limits), the share of views that
-    see one contiguous part of the spectrum, masks pooled and prompts drawn per view.
+    see one contiguous part of the spectrum, bands hidden from a view to be told from its tokens, masks pooled and
+    prompts drawn per view.
     """
 
     bands_min: int = 40
     bands_max: int = 40
     window_share: float = 0.2
+    hidden: int = 16
     max_masks: int = 32
     prompts: int = 4
     flip: bool = True
@@ -44,6 +47,7 @@ class ObjectiveConfig:
     contrast: float = 1.0
     masks: float = 0.5
     distil: float = 0.3
+    spectra: float = 0.5
     temperature: float = 0.1
     focal_weight: float = 20.0
     dice_weight: float = 1.0

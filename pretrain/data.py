@@ -25,6 +25,9 @@ from sharding.shards import SampleRef
 
 Array = NDArray[Any]
 VIEWS_PER_IMAGE = 2
+# A patch darker than this share of the mean has no spectrum; a hidden band counts as at most this times brighter.
+DARK = 0.01
+BRIGHTEST = 4.0
 
 
 @dataclass
@@ -33,7 +36,8 @@ class Batch:
 
     Shapes: cube [B, C, H, W], coverage [B, M, h, w] share of each token inside each mask, material [B, M] with -1
     for padding, masks [B, P, H, W] of the prompted masks, points [B, P, 2] and boxes [B, P, 4] in pixels, and
-    prompted [B, P] where a prompt is real.
+    prompted [B, P] where a prompt is real; hidden [B, T, h, w] the bands at hidden_nm [B, T] that the view does
+    not hold, relative to it (see `hidden_spectra`), NaN where there is nothing to tell.
     """
 
     keys: list[str]
@@ -48,6 +52,8 @@ class Batch:
     points: Tensor
     boxes: Tensor
     prompted: Tensor
+    hidden: Tensor
+    hidden_nm: Tensor
     visible: Tensor
 
     def to(self, device: torch.device) -> Batch:
@@ -96,6 +102,23 @@ def token_coverage(labels: Array, ids: Array, patch: int) -> Array:
     return np.asarray(tiles.mean((2, 4)), np.float32)
 
 
+def hidden_spectra(seen_CHW: Array, hidden_THW: Array, patch: int) -> Array:
+    """Patch means of hidden bands over the patch mean of the seen ones, minus 1: [T, h, w], NaN in the dark.
+
+    The same division that the model makes at its input, so what is asked for does not depend on brightness.
+    """
+    height, width = seen_CHW.shape[1:]
+
+    def patch_mean(image_CHW: Array) -> Array:
+        tiles = image_CHW.reshape(len(image_CHW), height // patch, patch, width // patch, patch)
+        return np.asarray(tiles.mean((2, 4)))
+
+    base_hw = patch_mean(seen_CHW.mean(0, keepdims=True))[0]
+    lit_hw = base_hw > DARK * max(float(np.abs(base_hw).mean()), 1e-20)
+    relative = patch_mean(hidden_THW) / np.where(lit_hw, base_hw, 1.0) - 1
+    return np.where(lit_hw, np.clip(relative, -1, BRIGHTEST), np.nan).astype(np.float32)
+
+
 def _prompts(labels: Array, ids: Array, count: int, rng: np.random.Generator) -> tuple[Array, Array, Array]:
     """(masks, a point inside each, a jittered box around each) of some masks."""
     height, width = labels.shape
@@ -121,6 +144,7 @@ def _view(
     number: int,
     key: tuple[int, int],
     config: SampleConfig,
+    patch: int,
 ) -> dict[str, Any]:
     rng = keyed_rng("view", *key, ref.dataset, ref.key, number)
     wl_C = np.asarray(meta["wavelength_nm"], float)
@@ -129,9 +153,13 @@ def _view(
     bands = visible_bands(good, wl_C, count, bool(rng.random() < config.window_share), rng)
     view = VIEWS[int(rng.integers(len(VIEWS)))] if config.flip else View.IDENTITY
     instances, valid = pictures
-    cube = ref.bands(meta, bands) * valid
-    labels = apply_view(instances, view, 1)
-    return {"cube": apply_view(cube, view, 2), "wl": wl_C[bands].tolist(), "view": view, "labels": labels, "rng": rng}
+    hidden = np.sort(rng.permutation(np.setdiff1d(good, bands))[: config.hidden])
+    frames = apply_view(ref.bands(meta, np.concatenate([bands, hidden])) * valid, view, 2)
+    cube, unseen = frames[: len(bands)], frames[len(bands) :]
+    return {
+        "cube": cube, "wl": wl_C[bands].tolist(), "view": view, "labels": apply_view(instances, view, 1), "rng": rng,
+        "hidden": hidden_spectra(cube, unseen, patch), "hidden_nm": wl_C[hidden],
+    }  # fmt: skip
 
 
 def make_batch(refs: Sequence[SampleRef], seed: int, epoch: int, config: SampleConfig, patch: int) -> Batch:
@@ -142,7 +170,7 @@ def make_batch(refs: Sequence[SampleRef], seed: int, epoch: int, config: SampleC
         kinds = np.array([0] + [row["material"] for row in meta["masks"]])
         pictures = (ref.picture("instances").astype(np.int64), ref.picture("valid") != 0)
         for number in range(VIEWS_PER_IMAGE):
-            row = _view(ref, meta, pictures, number, (seed, epoch), config)
+            row = _view(ref, meta, pictures, number, (seed, epoch), config, patch)
             row |= {"ref": ref, "gsd": float(meta["gsd_m"]), "visible": meta["rgb_rule"].startswith("cie")}
             ids = np.array([m["id"] for m in meta["masks"] if m["pixels"] >= patch * patch], np.int64)
             row["ids"] = np.sort(row["rng"].permutation(ids)[: config.max_masks])
@@ -164,8 +192,12 @@ def _collate(rows: list[dict[str, Any]], config: SampleConfig) -> Batch:
     masks = np.zeros((size, config.prompts, height, width), np.float32)
     points, boxes = np.zeros((size, config.prompts, 2), np.float32), np.zeros((size, config.prompts, 4), np.float32)
     prompted = np.zeros((size, config.prompts), bool)
+    hidden = np.full((size, config.hidden, *grid), np.nan, np.float32)
+    hidden_nm = np.zeros((size, config.hidden), np.float32)
     for i, row in enumerate(rows):
         cube[i, : len(row["wl"])] = row["cube"]
+        count = len(row["hidden"])
+        hidden[i, :count], hidden_nm[i, :count] = row["hidden"], row["hidden_nm"]
         count = len(row["ids"])
         coverage[i, :count], material[i, :count] = row["coverage"], row["kinds"]
         found, at, around = row["prompts"]
@@ -178,5 +210,6 @@ def _collate(rows: list[dict[str, Any]], config: SampleConfig) -> Batch:
         torch.from_numpy(cube), [row["wl"] for row in rows], [row["gsd"] for row in rows],
         torch.from_numpy(coverage), torch.from_numpy(material), torch.from_numpy(masks),
         torch.from_numpy(points), torch.from_numpy(boxes), torch.from_numpy(prompted),
+        torch.from_numpy(hidden), torch.from_numpy(hidden_nm),
         torch.tensor([row["visible"] for row in rows], dtype=torch.float32),
     )  # fmt: skip

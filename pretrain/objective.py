@@ -1,4 +1,6 @@
-"""The objective: material contrast, promptable masks, feature distillation. Each term alone, each with a weight.
+"""The objective: material contrast, promptable masks, feature distillation, hidden spectra.
+
+Each term stands alone and has a weight.
 
 Formulas, defaults and their sources are in docs/method.md.
 """
@@ -11,8 +13,12 @@ from torch import Tensor, nn
 
 from distill.losses import Distiller
 from hypervision import HyperModel
-from pretrain.config import ObjectiveConfig
+from pretrain.config import TERMS, ObjectiveConfig
 from pretrain.data import VIEWS_PER_IMAGE, Batch
+
+LONGEST_NM = 4000.0
+PERIODS = 7
+SPECTRA_BETA = 0.25
 
 
 def pool_masks(map_BDhw: Tensor, coverage_BMhw: Tensor) -> Tensor:
@@ -65,6 +71,35 @@ def mask_loss(logits: Tensor, iou: Tensor, target: Tensor, real: Tensor, config:
     return ((best.values + regression) * real).sum() / real.sum().clamp_min(1)
 
 
+class SpectrumHead(nn.Module):
+    """Tells the value of a token at any wavelength: a linear read-out whose weights are a function of wavelength.
+
+    One read-out for every camera ties what the tokens of different band sets mean. Wavelength enters as sines and
+    cosines of periods from 4000 nm down to `PERIODS` octaves below.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.query = nn.Sequential(nn.Linear(2 * PERIODS, dim), nn.GELU(), nn.Linear(dim, dim + 1))
+
+    def forward(self, map_BDhw: Tensor, nm_BT: Tensor) -> Tensor:
+        """Values [B, T, h, w] of each token at T wavelengths."""
+        octave = 2.0 ** torch.arange(PERIODS, device=nm_BT.device)
+        angle = 2 * torch.pi * nm_BT[..., None] / LONGEST_NM * octave
+        query = self.query(torch.cat([angle.sin(), angle.cos()], -1))
+        token = self.norm(map_BDhw.movedim(1, -1))
+        told = torch.einsum("bhwd,btd->bthw", token, query[..., :-1]) / token.shape[-1] ** 0.5
+        return told + query[..., -1, None, None]  # type: ignore[no-any-return]
+
+
+def spectra_loss(told_BThw: Tensor, want_BThw: Tensor) -> Tensor:
+    """Smooth L1 over what there is to tell; `want` is NaN elsewhere."""
+    known = ~want_BThw.isnan()
+    miss = F.smooth_l1_loss(told_BThw.float(), want_BThw.nan_to_num(), reduction="none", beta=SPECTRA_BETA)
+    return (miss * known).sum() / known.sum().clamp_min(1) / SPECTRA_BETA
+
+
 class PretrainModel(nn.Module):
     """Student, projectors and losses in one module, so that every engine sees one forward."""
 
@@ -73,6 +108,7 @@ class PretrainModel(nn.Module):
         self.student, self.config = student, config
         # The mask input of SAM's prompt encoder has no part in this objective.
         student.prompt_encoder.mask_downscaling.requires_grad_(False)
+        self.spectrum = SpectrumHead(student.size.embed_dim) if config.spectra else None
         self.distiller: Distiller | None = None
         if teacher_dim and config.distil:
             self.distiller = Distiller([student.size.embed_dim, student.size.neck_dim], teacher_dim)
@@ -81,7 +117,7 @@ class PretrainModel(nn.Module):
         """The terms and their weighted sum `loss`."""
         maps = self.student.encode(batch.cube, batch.wavelength_nm, batch.gsd_m)
         terms: dict[str, Tensor] = {}
-        weights = {"contrast": self.config.contrast, "masks": self.config.masks, "distil": self.config.distil}
+        weights = {name: getattr(self.config, name) for name in TERMS}
         if self.config.contrast:
             pooled = pool_masks(self.student.semantic(maps[-1]), batch.coverage)
             terms["contrast"] = material_contrast(pooled, batch.material, self.config.temperature)
@@ -89,6 +125,8 @@ class PretrainModel(nn.Module):
             terms["masks"] = self._masks(maps[-1], batch, use_boxes)
         if self.distiller is not None and teacher_BDhw is not None:
             terms["distil"] = self.distiller([maps[-2], maps[-1]], teacher_BDhw, batch.visible)
+        if self.spectrum is not None:
+            terms["spectra"] = spectra_loss(self.spectrum(maps[-2], batch.hidden_nm), batch.hidden)
         loss = torch.stack([weights[name] * value.float() for name, value in terms.items()]).sum()
         # Every parameter takes part in every step on every rank, or gradient reduction would wait for ever.
         idle = sum(p.sum() for p in self.parameters() if p.requires_grad)

@@ -64,7 +64,7 @@ def test_it_ends_with_a_table_a_picture_and_nothing_left_over(undisturbed):
     assert (work / "report.png").read_bytes()[:4] == b"\x89PNG"
     rows = [json.loads(line) for line in (work / "runs" / "tiny" / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(8))
-    assert {"contrast", "masks", "distil", "loss", "lr", "grad_norm", "data_wait_share"} <= set(rows[0])
+    assert {"contrast", "masks", "distil", "spectra", "loss", "lr", "grad_norm", "data_wait_share"} <= set(rows[0])
     assert not wait_until_gone(work) and not list(work.rglob("*.tmp-*"))
     assert not list(Path(tempfile.gettempdir()).glob("hv-ray-*"))
 

@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from pretrain.config import ObjectiveConfig, PretrainConfig
-from pretrain.data import choose_bands, token_coverage, visible_bands
-from pretrain.objective import mask_loss, material_contrast, pool_masks
+from pretrain.config import ObjectiveConfig, PretrainConfig, SampleConfig
+from pretrain.data import choose_bands, hidden_spectra, make_batch, token_coverage, visible_bands
+from pretrain.objective import SpectrumHead, mask_loss, material_contrast, pool_masks, spectra_loss
 from pretrain.probe import Patches, fit_linear, in_scene
 from sharding.errors import ConfigError
+from sharding.sample import encode_sample
+from sharding.shards import SampleRef, index_shard, write_shard
 
 
 def test_contrast_is_lower_when_materials_group():
@@ -42,6 +44,58 @@ def test_mask_loss_falls_towards_the_truth_and_takes_the_best_of_three():
     assert perfect.item() < 0.05
     assert mask_loss(torch.cat([wrong] * 3, 2), torch.zeros(1, 1, 3), target, real, config).item() > 5
     assert mask_loss(wrong, torch.zeros(1, 1, 1), target, ~real, config).item() == 0
+
+
+def test_hidden_spectra_do_not_depend_on_brightness_and_leave_out_the_dark():
+    seen = np.ones((3, 8, 8))
+    hidden = np.stack([np.full((8, 8), 0.5), np.full((8, 8), 9.0)])
+    light = np.repeat(np.repeat([[1.0, 20.0], [0.0, 3.0]], 4, 0), 4, 1)
+    want = np.array([[[-0.5, -0.5], [np.nan, -0.5]], [[4.0, 4.0], [np.nan, 4.0]]])
+    np.testing.assert_allclose(hidden_spectra(seen * light, hidden * light, 4), want)
+    assert hidden_spectra(seen, hidden[:0], 4).shape == (0, 2, 2)
+
+
+def test_spectra_loss_counts_only_what_there_is_to_tell():
+    want = torch.tensor([[[[0.5, float("nan")]]]])
+    told = want.nan_to_num(7.0).requires_grad_()
+    assert spectra_loss(told, want).item() == 0
+    spectra_loss(told + 1, want).backward()
+    assert told.grad[..., 0] > 0 and told.grad[..., 1] == 0
+    assert spectra_loss(torch.zeros(1, 0, 2, 2), torch.zeros(1, 0, 2, 2)).item() == 0
+
+
+def test_one_read_out_serves_every_camera():
+    torch.manual_seed(0)
+    head = SpectrumHead(16)
+    token = torch.randn(2, 16, 3, 3)
+    wide = torch.tensor([[450.0, 700.0, 1500.0], [450.0, 700.0, 1500.0]])
+    torch.testing.assert_close(head(token, wide)[:, 1:2], head(token, wide[:, 1:2]))
+    assert (head(token, wide)[:, 0] - head(token, wide)[:, 2]).abs().max() > 1e-3
+
+
+def test_a_batch_hides_bands_that_the_view_does_not_hold(tmp_path):
+    wl = [450.0 + 10 * band for band in range(12)]
+    stored = (np.arange(12)[:, None, None] + 1 + np.zeros((12, 16, 16))).astype(np.uint16)
+    labels = np.repeat([[1, 2]], 16, 0).repeat(8, 1).astype(np.uint16)
+    pictures = {"instances": labels, "materials": labels, "valid": np.ones((16, 16), np.uint8)}
+    masks = [{"id": 1, "material": 1, "pixels": 128}, {"id": 2, "material": 2, "pixels": 128}]
+    meta = {"scale": 1.0, "offset": 0.0, "masks": masks, "wavelength_nm": wl, "bad_band": [False] * 12}
+    meta |= {"gsd_m": 0.01, "rgb_rule": "false colour"}
+    sample = encode_sample("a", stored, pictures | {"rgb": np.zeros((16, 16, 3), np.uint8)}, meta)
+    write_shard(tmp_path / "s.tar", [sample])
+    ref = SampleRef("d", "a", tmp_path / "s.tar", index_shard(tmp_path / "s.tar")["a"])
+    config = SampleConfig(bands_min=4, bands_max=7, hidden=3, max_masks=2, prompts=1)
+    batch = make_batch([ref], 0, 0, config, 8)
+    assert batch.hidden.shape == (2, 3, 2, 2)
+    for view in range(2):
+        seen = batch.wavelength_nm[view]
+        told = batch.hidden_nm[view].tolist()
+        assert len(set(told) - set(seen)) == 3
+        level = np.mean([(nm - 440) / 10 for nm in seen])
+        want = [min((nm - 440) / 10 / level - 1, 4.0) for nm in told]
+        np.testing.assert_allclose(batch.hidden[view, :, 0, 0], want, rtol=1e-5)
+    everything = make_batch([ref], 0, 0, SampleConfig(bands_min=12, bands_max=12, hidden=3), 8)
+    assert everything.hidden.isnan().all()
 
 
 def test_pooling_weighs_tokens_by_squared_coverage():
