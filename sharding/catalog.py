@@ -16,7 +16,7 @@ from sharding.errors import ConfigError, InputError
 from sharding.schema import load_yaml, typed
 
 ROWS = Path(__file__).parent / "rows"
-CONTAINERS = ("mat", "envi", "mosaic-png", "hsd")
+CONTAINERS = ("mat", "hdf5", "envi", "npy", "npz", "tiff", "mosaic-png", "hsd")
 SPATIAL_OPS = ("rot90cw", "rot90ccw", "transpose", "fliplr", "flipud")
 
 
@@ -33,15 +33,17 @@ class Row:
     """How to read one dataset.
 
     Fields:
-        container: mat, envi, mosaic-png or hsd.
+        container: mat (v5 and v7.3), hdf5, envi, npy, npz, tiff, mosaic-png or hsd.
         files: glob below the dataset's folder; every match is one scene.
-        variable: array in a .mat (none = its largest 3-D array).
+        variable: array in a .mat, .h5 or .npz (none = its largest 3-D array).
         axes: order of the axes of that array, letters h, w, b.
         spatial_ops: turns applied to the image plane after reading, in order.
         wavelength: "file" (header or file header), a list in nm, {start, stop, count}, {start, step, count},
             or {variable: NAME or [NAMES]} for a vector in the same .mat. There is no default.
         fwhm_nm: one width for all bands, a list, "file", or none if unknown.
         units, scale, offset: physical value = stored * scale + offset; scale none = what the file says, or 1.
+        keep_bands: bands of the file that are kept, numbers and "first-last" from 0 (none = all); wavelengths of the
+            row are those of the kept bands.
         nodata: stored value of a missing pixel; valid_variable: a mask in the same .mat, non-zero = valid.
         gsd_m: ground sampling distance in metres.
         confidence: what is doubtful about this row, in words.
@@ -62,6 +64,7 @@ class Row:
     offset: float = 0.0
     nodata: float | None = None
     valid_variable: str | None = None
+    keep_bands: list[str] | None = None
     mosaic: Mosaic | None = None
     sensor: str = "unknown"
     licence: str = "unknown"
@@ -81,6 +84,8 @@ class Row:
             raise ValueError("a mosaic-png row needs mosaic: {cell: 4}")
         if not (math.isfinite(self.gsd_m) and self.gsd_m > 0):
             raise ValueError(f"gsd_m must be a positive number of metres, not {self.gsd_m}")
+        if self.keep_bands is not None:
+            expand_bands(self.keep_bands)
         if isinstance(self.wavelength, (list, dict)) and "variable" not in self.wavelength:
             check_wavelengths(expand_wavelength(self.wavelength), None, "wavelength")
 
@@ -101,6 +106,23 @@ def expand_wavelength(spec: Any) -> list[float]:
             raise ValueError(f"wavelength {spec} must be a list, or have start, count and stop or step") from error
         return [start + index * step for index in range(count)]
     return [float(nm) for nm in spec]
+
+
+def expand_bands(spec: list[str]) -> tuple[int, ...]:
+    """Band numbers of a list like ["0-4", "7"], rising and without repeats.
+
+    Raises:
+        ValueError: it cannot be meant.
+    """
+    found: list[int] = []
+    for part in spec:
+        first, _, last = str(part).partition("-")
+        if not (first.isdigit() and (last or first).isdigit()):
+            raise ValueError(f'keep_bands {part!r} must be a number or "first-last"')
+        found += range(int(first), int(last or first) + 1)
+    if not found or sorted(set(found)) != found:
+        raise ValueError(f"keep_bands {spec} must rise and name each band once")
+    return tuple(found)
 
 
 def check_wavelengths(wavelength_nm: list[float], bands: int | None, source: str) -> tuple[float, ...]:

@@ -11,17 +11,29 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sharding.catalog import Row, check_wavelengths, expand_wavelength
+from sharding.catalog import Row, check_wavelengths, expand_bands, expand_wavelength
 from sharding.errors import HyperVisionError, InputError
+from sharding.readers.lazy import LazyCube
 
 Array = NDArray[Any]
 MAX_VALUES = 1 << 40
+OPENERS = {
+    "mat": ("mat", "open_mat"),
+    "hdf5": ("hdf5", "open_hdf5"),
+    "envi": ("envi", "open_envi"),
+    "npy": ("numpy_files", "open_npy"),
+    "npz": ("numpy_files", "open_npz"),
+    "tiff": ("tiff", "open_tiff"),
+    "mosaic-png": ("mosaic", "open_mosaic"),
+    "hsd": ("hsd", "open_hsd"),
+}
 
 
 @dataclass(frozen=True)
@@ -29,16 +41,17 @@ class RawCube:
     """One scene as it lies on disk.
 
     Fields:
-        base_HWX: lazily mapped view; X is the band axis, or the component axis if `basis` is given.
+        base_HWX: lazily mapped view or `LazyCube`; X is the band axis, or the component axis if `basis` is given.
         wavelength_nm, fwhm_nm: one per band, if the file tells.
         basis: (mean_B, coeff_DB) of a low-rank cube.
         valid_HW: mask of valid pixels stored beside the cube, if any.
         scale, nodata: what the file says, if it says so.
         sources: every file that the cube was read from.
         note: what the reader had to assume.
+        kept: bands of the file that make the cube, if not all of them.
     """
 
-    base_HWX: Array
+    base_HWX: Any
     sources: tuple[Path, ...]
     wavelength_nm: tuple[float, ...] | None = None
     fwhm_nm: tuple[float, ...] | None = None
@@ -47,20 +60,27 @@ class RawCube:
     scale: float | None = None
     nodata: float | None = None
     note: str = ""
+    kept: tuple[int, ...] | None = None
 
     @property
     def shape_HWB(self) -> tuple[int, int, int]:
         """Height, width, bands."""
         height, width, last = self.base_HWX.shape
-        return height, width, last if self.basis is None else len(self.basis[0])
+        bands = last if self.basis is None else len(self.basis[0])
+        return height, width, bands if self.kept is None else len(self.kept)
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """Type of the values that `read` returns."""
-        return self.base_HWX.dtype.newbyteorder("=") if self.basis is None else np.dtype(np.float32)
+        stored: np.dtype[Any] = self.base_HWX.dtype
+        return stored.newbyteorder("=") if self.basis is None else np.dtype(np.float32)
 
     def read(self, rows: slice = slice(None), cols: slice = slice(None), bands: Any = slice(None)) -> Array:
         """Pixels of a window and a subset of bands, (h, w, b), without touching the rest."""
+        if self.kept is not None:
+            bands = np.array(self.kept)[bands]
+        if isinstance(self.base_HWX, LazyCube):
+            return self.base_HWX.read(rows, cols, bands).astype(self.dtype, copy=False)
         window = self.base_HWX[rows, cols]
         if self.basis is None:
             return np.ascontiguousarray(window[..., bands]).astype(self.dtype, copy=False)
@@ -89,14 +109,24 @@ def reading(path: Path, what: str) -> Iterator[None]:
 
 
 def _reader(container: str) -> Callable[[Row, Path], RawCube]:
-    from sharding.readers import envi, hsd, mat, mosaic
-
-    return {"mat": mat.open_mat, "envi": envi.open_envi, "mosaic-png": mosaic.open_mosaic, "hsd": hsd.open_hsd}[
-        container
-    ]
+    name, function = OPENERS[container]
+    module = import_module(f"sharding.readers.{name}")  # at need: each brings its own library
+    return getattr(module, function)  # type: ignore[no-any-return]
 
 
-def _turn(array_HW: Array, ops: list[str]) -> Array:
+def vector_names(row: Row) -> list[str]:
+    """Names of the wavelength vector to look for in the cube's own file, first hit wins."""
+    if not isinstance(row.wavelength, dict) or "variable" not in row.wavelength:
+        return []
+    name = row.wavelength["variable"]
+    return [name] if isinstance(name, str) else list(name)
+
+
+def _turn(array_HW: Any, ops: list[str]) -> Any:
+    if isinstance(array_HW, LazyCube):
+        for op in ops:
+            array_HW = array_HW.turned(op)
+        return array_HW
     turns: dict[str, Callable[[Array], Array]] = {
         "rot90cw": lambda a: np.rot90(a, -1),
         "rot90ccw": lambda a: np.rot90(a, 1),
@@ -117,6 +147,7 @@ def open_raw(row: Row, path: Path) -> RawCube:
     """
     with reading(path, f"{row.container} scene"):
         raw = _reader(row.container)(row, path)
+        raw = replace(raw, kept=_kept(row, path, raw.shape_HWB[2]))
         height, width, bands = raw.shape_HWB
         if min(raw.base_HWX.shape) < 1 or height * width * bands > MAX_VALUES:
             raise InputError(f"{path}: a cube of {height} x {width} x {bands} cannot be meant; check the header")
@@ -131,11 +162,25 @@ def open_raw(row: Row, path: Path) -> RawCube:
     return replace(raw, base_HWX=base, valid_HW=valid, wavelength_nm=wavelength_nm, fwhm_nm=fwhm_nm)
 
 
+def _kept(row: Row, path: Path, bands: int) -> tuple[int, ...] | None:
+    """Bands that the row keeps of a file of `bands` bands."""
+    if row.keep_bands is None:
+        return None
+    kept = expand_bands(row.keep_bands)
+    if max(kept) >= bands:
+        raise InputError(f"{path} has {bands} bands, row {row.key} keeps band {max(kept)}; mend keep_bands")
+    return kept
+
+
 def _wavelengths(row: Row, raw: RawCube) -> tuple[tuple[float, ...], str]:
     if row.wavelength == "file" or (isinstance(row.wavelength, dict) and "variable" in row.wavelength):
         if raw.wavelength_nm is None:
             raise ValueError("the file does not tell its wavelengths, give them in the row")
-        return raw.wavelength_nm, "the file"
+        axis = raw.wavelength_nm
+        bands = raw.shape_HWB[2]
+        if raw.kept is not None and len(axis) > max(raw.kept) and len(axis) != bands:
+            axis = tuple(axis[band] for band in raw.kept)
+        return axis, "the file"
     if not isinstance(row.wavelength, (list, dict)):
         raise ValueError(f"wavelength {row.wavelength!r} is not understood")
     return tuple(expand_wavelength(row.wavelength)), "the row"

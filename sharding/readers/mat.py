@@ -1,4 +1,4 @@
-"""MATLAB v5 files: the largest 3-D array or a named one, with vectors and masks beside it."""
+"""MATLAB files: the largest 3-D array or a named one, with vectors and masks beside it."""
 
 from __future__ import annotations
 
@@ -10,17 +10,10 @@ from scipy.io import loadmat, whosmat
 
 from sharding.catalog import Row
 from sharding.errors import InputError
-from sharding.readers import RawCube
+from sharding.readers import RawCube, vector_names
 
+HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 NUMERIC = {"double", "single", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "logical"}
-
-
-def _names(row: Row) -> list[str]:
-    """Names of the wavelength vector to look for, first hit wins."""
-    if not isinstance(row.wavelength, dict) or "variable" not in row.wavelength:
-        return []
-    name = row.wavelength["variable"]
-    return [name] if isinstance(name, str) else list(name)
 
 
 def _cube_name(row: Row, path: Path, listing: list[Any]) -> str:
@@ -37,14 +30,25 @@ def _cube_name(row: Row, path: Path, listing: list[Any]) -> str:
     return max(arrays, key=lambda name: int(np.prod(arrays[name])))
 
 
-def open_mat(row: Row, path: Path) -> RawCube:
-    """Open a MATLAB v5 scene. The format is compressed as a whole, so pixels are in memory after this."""
+def is_hdf5(path: Path) -> bool:
+    """Whether a .mat is of version 7.3: the HDF5 signature after MATLAB's own 512 bytes, or at once."""
     with path.open("rb") as file:
-        if file.read(128).startswith(b"MATLAB 7.3"):
-            raise InputError(f"{path} is MATLAB v7.3 (HDF5), which is not read yet; save it with save(..., '-v7')")
+        start = file.read(520)
+    return HDF5_SIGNATURE in (start[:8], start[512:])
+
+
+def open_mat(row: Row, path: Path) -> RawCube:
+    """Open a MATLAB scene, v5 or v7.3 (HDF5), by the axes that MATLAB shows.
+
+    v5 is packed as a whole, so its pixels are in memory after this; v7.3 is read by slices.
+    """
+    if is_hdf5(path):
+        from sharding.readers.hdf5 import open_hdf5
+
+        return open_hdf5(row, path, row.axes[::-1])
     listing = whosmat(str(path))
     cube_name = _cube_name(row, path, listing)
-    beside = [name for name in _names(row) if name in {entry[0] for entry in listing}][:1]
+    beside = [name for name in vector_names(row) if name in {entry[0] for entry in listing}][:1]
     masks = [row.valid_variable] if row.valid_variable else []
     loaded = loadmat(str(path), variable_names=[cube_name, *beside, *masks], chars_as_strings=True)
     if row.valid_variable and row.valid_variable not in loaded:
