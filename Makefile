@@ -42,6 +42,9 @@ demo: setup ## a small multi-sensor corpus, all stages, a table and report.png (
 $(VERBS): setup
 	@$(BIN)/hypervision $@ $(RECIPE) $(ARGS)
 
+docs: setup ## write docs/datasets.md anew from the catalog
+	@$(BIN)/hypervision datasets --markdown > docs/datasets.md
+
 lint: setup ## style, types, import contracts
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	@$(BIN)/mypy hypervision sharding pseudolabel distill pretrain pipeline
@@ -59,4 +62,4 @@ test-gpu: setup ## the checks that need a GPU; they skip with a reason where the
 clean: ## remove the environment and the demo's work folder
 	rm -rf $(VENV) .uv $(WORK)
 
-.PHONY: help setup lock demo $(VERBS) lint test test-slow test-gpu clean
+.PHONY: help setup lock demo docs $(VERBS) lint test test-slow test-gpu clean

@@ -137,14 +137,24 @@ def inspect(
 
 
 @app.command()
-def datasets() -> None:
-    """The catalog as a table."""
-    from pipeline.console import table
-    from sharding.catalog import keys, load_row
+def datasets(
+    words: Annotated[list[str] | None, typer.Argument(metavar="[show KEY]")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="every field of every row, for programs")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="the page docs/datasets.md")] = False,
+) -> None:
+    """The catalog as a table; `datasets show KEY` tells all about one row."""
+    from pipeline import catalog_view
+    from sharding.errors import ConfigError
 
-    rows = [load_row(key) for key in keys()]
-    columns = ["key", "title", "container", "sensor", "licence", "where to get it"]
-    table("Datasets", columns, [[r.key, r.title, r.container, r.sensor, r.licence, r.download] for r in rows])
+    given = words or []
+    if as_json or markdown:
+        typer.echo(catalog_view.as_json() if as_json else catalog_view.as_markdown(), nl=as_json)
+    elif not given:
+        catalog_view.show_catalog()
+    elif given[0] == "show" and len(given) == 2:
+        catalog_view.show_row(given[1])
+    else:
+        raise ConfigError(f"datasets does not know {' '.join(given)!r}; say: hypervision datasets show KEY")
 
 
 def main() -> None:

@@ -17,6 +17,8 @@ from sharding.schema import load_yaml, typed
 
 ROWS = Path(__file__).parent / "rows"
 CONTAINERS = ("mat", "hdf5", "envi", "npy", "npz", "tiff", "mosaic-png", "hsd")
+WORDS = ("title", "family", "scenes", "licence", "labels", "download", "layout", "confidence", "differs", "files",
+         "bands")  # fmt: skip
 SPATIAL_OPS = ("rot90cw", "rot90ccw", "transpose", "fliplr", "flipud")
 
 
@@ -39,14 +41,21 @@ class Row:
         axes: order of the axes of that array, letters h, w, b.
         spatial_ops: turns applied to the image plane after reading, in order.
         wavelength: "file" (header or file header), a list in nm, {start, stop, count}, {start, step, count},
-            or {variable: NAME or [NAMES]} for a vector in the same .mat. There is no default.
+            {start, step} for as many bands as the file has, or {variable: NAME or [NAMES]} for a vector beside the
+            cube in its file. There is no default.
+        wavelength_else: the same, for files that do not tell theirs where `wavelength` expects it of them.
+        bands: how many the published files have; another number is refused.
+        invalid_rows: lines of the image, as on disk, that hold no signal.
         fwhm_nm: one width for all bands, a list, "file", or none if unknown.
         units, scale, offset: physical value = stored * scale + offset; scale none = what the file says, or 1.
         keep_bands: bands of the file that are kept, numbers and "first-last" from 0 (none = all); wavelengths of the
             row are those of the kept bands.
         nodata: stored value of a missing pixel; valid_variable: a mask in the same .mat, non-zero = valid.
         gsd_m: ground sampling distance in metres.
+        family, scenes: the dataset it belongs to and how many scenes are published or listed.
+        labels, layout: what labels there are; what to put where below the root.
         confidence: what is doubtful about this row, in words.
+        differs: what the public reader does differently.
     """
 
     key: str
@@ -55,6 +64,10 @@ class Row:
     wavelength: Any
     gsd_m: float
     title: str = ""
+    family: str = ""
+    wavelength_else: Any = None
+    bands: int | None = None
+    scenes: int | None = None
     variable: str | None = None
     axes: str = "hwb"
     spatial_ops: list[str] = field(default_factory=list)
@@ -65,11 +78,15 @@ class Row:
     nodata: float | None = None
     valid_variable: str | None = None
     keep_bands: list[str] | None = None
+    invalid_rows: list[int] = field(default_factory=list)
     mosaic: Mosaic | None = None
     sensor: str = "unknown"
     licence: str = "unknown"
     download: str = ""
+    labels: str = "not registered"
+    layout: str = ""
     confidence: str = ""
+    differs: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Refuse a row that cannot be meant."""
@@ -86,20 +103,31 @@ class Row:
             raise ValueError(f"gsd_m must be a positive number of metres, not {self.gsd_m}")
         if self.keep_bands is not None:
             expand_bands(self.keep_bands)
-        if isinstance(self.wavelength, (list, dict)) and "variable" not in self.wavelength:
-            check_wavelengths(expand_wavelength(self.wavelength), None, "wavelength")
+        for spec in (self.wavelength, self.wavelength_else):
+            if isinstance(spec, (list, dict)) and "variable" not in spec:
+                check_wavelengths(expand_wavelength(spec, self.bands or 1), None, "wavelength")
 
     def bytes_config(self) -> dict[str, Any]:
         """The fields that change the bytes of an ingested cube."""
-        words = ("title", "licence", "download", "confidence", "files")
-        return {key: value for key, value in asdict(self).items() if key not in words}
+        return {key: value for key, value in asdict(self).items() if key not in WORDS}
+
+    @property
+    def known_wavelength_nm(self) -> tuple[float, ...]:
+        """What the row itself tells of its wavelengths; empty if only the files do."""
+        for spec in (self.wavelength, self.wavelength_else):
+            if isinstance(spec, (list, dict)) and "variable" not in spec:
+                return tuple(expand_wavelength(spec, self.bands or 1))
+        return ()
 
 
-def expand_wavelength(spec: Any) -> list[float]:
-    """The wavelengths of a list or an even {start, stop | step, count} specification, in nm."""
+def expand_wavelength(spec: Any, bands: int) -> list[float]:
+    """The wavelengths of a list or an even {start, stop | step, count} specification, in nm.
+
+    {start, step} without a count goes over as many `bands` as the cube has.
+    """
     if isinstance(spec, dict):
         try:
-            count = int(spec["count"])
+            count = int(spec["count"]) if "count" in spec or "step" not in spec else bands
             start = float(spec["start"])
             step = float(spec["step"]) if "step" in spec else (float(spec["stop"]) - start) / max(count - 1, 1)
         except (KeyError, TypeError, ValueError) as error:

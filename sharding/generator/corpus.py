@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sharding.catalog import expand_wavelength, find_scenes, load_row
+from sharding.catalog import find_scenes, load_row
 from sharding.generator.formats import WRITERS
 from sharding.generator.materials import Library, make_library
 from sharding.generator.scene import Sensor, make_scene
@@ -51,7 +51,7 @@ def sensor_of(key: str) -> Sensor:
     elif key == "hyperspectralcityv2":
         axis = np.linspace(449.0, 957.0, 128).tolist()
     else:
-        axis = expand_wavelength(load_row(key).wavelength)
+        axis = list(load_row(key).known_wavelength_nm)
     return Sensor(tuple(axis), FWHM_NM[key])
 
 

@@ -151,6 +151,11 @@ def open_raw(row: Row, path: Path) -> RawCube:
         height, width, bands = raw.shape_HWB
         if min(raw.base_HWX.shape) < 1 or height * width * bands > MAX_VALUES:
             raise InputError(f"{path}: a cube of {height} x {width} x {bands} cannot be meant; check the header")
+        if row.bands is not None and bands != row.bands:
+            raise InputError(
+                f"{path} has {bands} bands, row {row.key} says {row.bands}; mend bands, or the row is wrong"
+            )
+        raw = replace(raw, valid_HW=_valid(row, path, raw))
         try:
             wavelength_nm, source = _wavelengths(row, raw)
             wavelength_nm = check_wavelengths(list(wavelength_nm), bands, source)
@@ -160,6 +165,18 @@ def open_raw(row: Row, path: Path) -> RawCube:
         valid = None if raw.valid_HW is None else _turn(raw.valid_HW, row.spatial_ops)
         base = _turn(raw.base_HWX, row.spatial_ops)
     return replace(raw, base_HWX=base, valid_HW=valid, wavelength_nm=wavelength_nm, fwhm_nm=fwhm_nm)
+
+
+def _valid(row: Row, path: Path, raw: RawCube) -> Array | None:
+    """The valid mask on disk, less the lines that the row knows to be without signal."""
+    if not row.invalid_rows:
+        return raw.valid_HW
+    height, width, _ = raw.shape_HWB
+    if not 0 <= min(row.invalid_rows) <= max(row.invalid_rows) < height:
+        raise InputError(f"{path} has {height} lines, invalid_rows of row {row.key} names others; mend it")
+    valid = np.ones((height, width), bool) if raw.valid_HW is None else raw.valid_HW.copy()
+    valid[row.invalid_rows] = False
+    return valid
 
 
 def _kept(row: Row, path: Path, bands: int) -> tuple[int, ...] | None:
@@ -173,17 +190,20 @@ def _kept(row: Row, path: Path, bands: int) -> tuple[int, ...] | None:
 
 
 def _wavelengths(row: Row, raw: RawCube) -> tuple[tuple[float, ...], str]:
-    if row.wavelength == "file" or (isinstance(row.wavelength, dict) and "variable" in row.wavelength):
-        if raw.wavelength_nm is None:
-            raise ValueError("the file does not tell its wavelengths, give them in the row")
+    bands = raw.shape_HWB[2]
+    spec = row.wavelength
+    if spec == "file" or (isinstance(spec, dict) and "variable" in spec):
         axis = raw.wavelength_nm
-        bands = raw.shape_HWB[2]
-        if raw.kept is not None and len(axis) > max(raw.kept) and len(axis) != bands:
-            axis = tuple(axis[band] for band in raw.kept)
-        return axis, "the file"
-    if not isinstance(row.wavelength, (list, dict)):
-        raise ValueError(f"wavelength {row.wavelength!r} is not understood")
-    return tuple(expand_wavelength(row.wavelength)), "the row"
+        if axis is not None:
+            if raw.kept is not None and len(axis) > max(raw.kept) and len(axis) != bands:
+                axis = tuple(axis[band] for band in raw.kept)
+            return axis, "the file"
+        if row.wavelength_else is None:
+            raise ValueError("the file does not tell its wavelengths, give them in the row")
+        spec = row.wavelength_else
+    if not isinstance(spec, (list, dict)):
+        raise ValueError(f"wavelength {spec!r} is not understood")
+    return tuple(expand_wavelength(spec, bands)), "the row"
 
 
 def _fwhm(row: Row, raw: RawCube, bands: int) -> tuple[float, ...] | None:

@@ -1,10 +1,15 @@
 """Rows: known ones load, the user's own are checked with sentences that say what to do."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import yaml
+from scipy.io import savemat
 
-from sharding.catalog import find_scenes, keys, load_row
+from sharding.catalog import Row, expand_bands, find_scenes, keys, load_row
 from sharding.errors import ConfigError, InputError
+from sharding.readers import open_raw
 
 ROW = {"key": "mine", "container": "mat", "files": "*.mat", "wavelength": [450.0, 550.0], "gsd_m": 0.01}
 
@@ -15,10 +20,53 @@ def write(tmp_path, **change):
     return str(path)
 
 
-def test_known_rows_load():
-    assert {"cave", "libhsi", "hotvis", "hyperspectralcityv2"} <= set(keys())
-    for key in keys():
-        assert load_row(key).key == key
+def test_the_rows_are_those_of_the_published_list(shared):
+    facts = yaml.safe_load((shared("catalog.yaml")).read_text())
+    entries = {entry["key"]: entry for entry in facts["datasets"] + facts["extra_variants"]}
+    assert set(keys()) == set(entries) and len({load_row(key).family for key in keys()}) == 26
+    for key, entry in entries.items():
+        assert (load_row(key).family, load_row(key).scenes) == (entry["family"], entry["scenes"])
+    assert sum(load_row(entry["key"]).scenes for entry in facts["datasets"]) == facts["totals"]["images"]
+
+
+@pytest.mark.parametrize("key", keys())
+def test_a_known_row_is_whole(key):
+    row = load_row(key)
+    assert row.key == key and row.title and row.family and row.scenes and row.download and row.layout and row.differs
+    axis = row.known_wavelength_nm
+    if key == "umos":
+        assert row.bands is None  # 31 or 33, by the file
+    elif row.wavelength != "file" or row.wavelength_else is not None:
+        assert len(axis) == row.bands
+        assert key == "arad_1k_16" or list(axis) == sorted(axis)
+    if row.keep_bands:
+        assert len(expand_bands(row.keep_bands)) == row.bands
+
+
+def test_a_step_without_a_count_goes_as_far_as_the_file(tmp_path):
+    np.save(tmp_path / "a.npy", np.random.default_rng(0).random((4, 5, 33)))
+    raw = open_raw(Row("x", "npy", "*", {"start": 400, "step": 10}, 0.01), tmp_path / "a.npy")
+    assert raw.wavelength_nm == tuple(400.0 + 10 * band for band in range(33))
+
+
+def test_another_number_of_bands_is_refused_and_lines_are_marked(tmp_path):
+    np.save(tmp_path / "a.npy", np.ones((4, 5, 3)))
+    row = Row("x", "npy", "*", [500.0, 600.0, 700.0], 0.01, bands=4)
+    with pytest.raises(InputError, match="has 3 bands, row x says 4"):
+        open_raw(row, tmp_path / "a.npy")
+    raw = open_raw(replace(row, bands=3, invalid_rows=[1], spatial_ops=["rot90cw"]), tmp_path / "a.npy")
+    assert raw.valid_HW.tolist() == [[True, True, False, True]] * 5
+    with pytest.raises(InputError, match="has 4 lines"):
+        open_raw(replace(row, bands=3, invalid_rows=[4]), tmp_path / "a.npy")
+
+
+def test_the_wavelengths_of_the_row_serve_where_the_file_tells_none(tmp_path):
+    cube = np.random.default_rng(0).random((4, 5, 3))
+    row = Row("x", "mat", "*", {"variable": "bands"}, 0.01, wavelength_else=[500.0, 600.0, 700.0])
+    savemat(tmp_path / "a.mat", {"rad": cube})
+    savemat(tmp_path / "b.mat", {"rad": cube, "bands": np.array([410.0, 420.0, 430.0])})
+    assert open_raw(row, tmp_path / "a.mat").wavelength_nm == (500.0, 600.0, 700.0)
+    assert open_raw(row, tmp_path / "b.mat").wavelength_nm == (410.0, 420.0, 430.0)
 
 
 @pytest.mark.parametrize(
