@@ -151,10 +151,6 @@ def open_raw(row: Row, path: Path) -> RawCube:
         height, width, bands = raw.shape_HWB
         if min(raw.base_HWX.shape) < 1 or height * width * bands > MAX_VALUES:
             raise InputError(f"{path}: a cube of {height} x {width} x {bands} cannot be meant; check the header")
-        if row.bands is not None and bands != row.bands:
-            raise InputError(
-                f"{path} has {bands} bands, row {row.key} says {row.bands}; mend bands, or the row is wrong"
-            )
         raw = replace(raw, valid_HW=_valid(row, path, raw))
         try:
             wavelength_nm, source = _wavelengths(row, raw)
@@ -162,6 +158,10 @@ def open_raw(row: Row, path: Path) -> RawCube:
             fwhm_nm = _fwhm(row, raw, bands)
         except ValueError as error:
             raise InputError(f"{path}: {error}; mend wavelength or fwhm_nm in row {row.key}") from error
+        if row.bands is not None and bands != row.bands:
+            raise InputError(
+                f"{path} has {bands} bands, row {row.key} says {row.bands}; mend bands, or the row is wrong"
+            )
         valid = None if raw.valid_HW is None else _turn(raw.valid_HW, row.spatial_ops)
         base = _turn(raw.base_HWX, row.spatial_ops)
     return replace(raw, base_HWX=base, valid_HW=valid, wavelength_nm=wavelength_nm, fwhm_nm=fwhm_nm)
