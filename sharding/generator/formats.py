@@ -63,7 +63,8 @@ def write_deephs(path: Path, cube_HWB: Cube, wavelength_nm: tuple[float, ...]) -
     write_envi(path, cube_HWB, None, interleave="bsq", dtype="<u2", extension=".bin", scale=10000.0)
 
 
-def _write_mosaic(path: Path, cube_HWB: Cube, cell: int) -> None:
+def write_mosaic(path: Path, cube_HWB: Cube, cell: int) -> None:
+    """One grey 16-bit frame of c x c filter cells, values in shares of 4095 counts."""
     height, width, _ = cube_HWB.shape
     counts = np.clip(np.rint(cube_HWB * 4095), 0, 65535).astype(np.uint16)
     frame = counts.reshape(height, width, cell, cell).transpose(0, 2, 1, 3).reshape(height * cell, width * cell)
@@ -72,12 +73,12 @@ def _write_mosaic(path: Path, cube_HWB: Cube, cell: int) -> None:
 
 def write_mosaic4(path: Path, cube_HWB: Cube, wavelength_nm: tuple[float, ...]) -> None:  # noqa: ARG001
     """Snapshot mosaic of 4 x 4 filters as a 16-bit PNG."""
-    _write_mosaic(path, cube_HWB, 4)
+    write_mosaic(path, cube_HWB, 4)
 
 
 def write_mosaic5(path: Path, cube_HWB: Cube, wavelength_nm: tuple[float, ...]) -> None:  # noqa: ARG001
     """Snapshot mosaic of 5 x 5 filters as a 16-bit PNG."""
-    _write_mosaic(path, cube_HWB, 5)
+    write_mosaic(path, cube_HWB, 5)
 
 
 def write_cave(path: Path, cube_HWB: Cube, wavelength_nm: tuple[float, ...]) -> None:  # noqa: ARG001

@@ -13,7 +13,7 @@ from sharding.errors import InputError
 from sharding.readers import RawCube
 
 DTYPES = {1: "u1", 2: "i2", 3: "i4", 4: "f4", 5: "f8", 12: "u2", 13: "u4", 14: "i8", 15: "u8"}
-EXTENSIONS = ("", ".img", ".dat", ".raw", ".bin", ".sli", ".hyspex", ".bsq", ".bil", ".bip")
+EXTENSIONS = ("", ".img", ".dat", ".raw", ".bin", ".float", ".sli", ".hyspex", ".bsq", ".bil", ".bip")
 LAYOUT = {
     "bsq": (("bands", "lines", "samples"), (1, 2, 0)),
     "bil": (("lines", "bands", "samples"), (0, 2, 1)),

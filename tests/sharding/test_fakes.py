@@ -1,0 +1,56 @@
+"""Every row of the catalog reads its publisher's own layout: values, wavelengths and orientation.
+
+The fakes are not square and hold no symmetry, so a flip, a swap of axes or a missing turn changes the cube.
+"""
+
+import numpy as np
+import pytest
+
+from sharding.catalog import find_scenes, keys, load_row
+from sharding.generator.fakes import FAKES, write_fake
+from sharding.ingest import DatasetConfig, cube_paths, ingest_one, ingest_units
+from sharding.readers import open_raw
+from sharding.store import open_cube
+
+BY_FILE = {"umos": np.arange(400.0, 721, 10), "hyperspectralcityv2": np.linspace(449.0, 957.0, 128)}
+BY_FILE["libhsi"] = np.round(np.linspace(397.32, 1003.58, 204), 2)
+
+
+def axis_of(key):
+    return BY_FILE[key] if key in BY_FILE else np.array(load_row(key).known_wavelength_nm)
+
+
+def test_every_row_has_its_fake():
+    assert set(FAKES) == set(keys())
+
+
+@pytest.mark.parametrize("key", keys())
+def test_a_row_reads_its_own_layout(tmp_path, key):
+    row = load_row(key)
+    cube = write_fake(key, tmp_path, axis_of(key).tolist())
+    ((_, path),) = find_scenes(row, tmp_path)
+    raw = open_raw(row, path)
+    assert len(raw.wavelength_nm) == raw.shape_HWB[2] == cube.shape[2]
+    np.testing.assert_allclose(raw.wavelength_nm, axis_of(key), atol=0.01)
+    assert raw.dtype.kind == cube.dtype.kind
+    np.testing.assert_allclose(
+        raw.read(slice(0, cube.shape[0])), cube, atol=1e-5 if key == "hyperspectralcityv2" else 0
+    )
+    if key == "hyperblood":
+        assert np.flatnonzero(~raw.valid_HW.all(1)).tolist() == [445]
+    else:
+        assert raw.shape_HWB == cube.shape
+
+
+@pytest.mark.parametrize("key", keys())
+def test_an_ingested_row_is_the_cube_within_its_declared_error(tmp_path, key):
+    cube = write_fake(key, tmp_path / "raw", axis_of(key).tolist())
+    (unit,) = ingest_units(tmp_path, [DatasetConfig(key, str(tmp_path / "raw"))])
+    record = ingest_one(unit)
+    assert record.done, record.failures
+    stored = open_cube(cube_paths(tmp_path, key, unit.payload[1])[0])
+    got = stored.physical(np.asarray(stored.stored[:, : cube.shape[0]])).transpose(1, 2, 0)
+    scale = load_row(key).scale or 1.0
+    limit = stored.attrs["largest_error"] * 1.01 + 1e-6
+    assert np.abs(got - cube.astype(float) * scale).max() <= (limit if cube.dtype.kind == "f" else 0)
+    np.testing.assert_allclose(stored.wavelength_nm, axis_of(key), atol=0.01)
