@@ -36,6 +36,24 @@ OPENERS = {
 }
 
 
+@contextmanager
+def reading(path: Path, what: str) -> Iterator[None]:
+    """Turn anything that goes wrong while opening or reading `path` into an `InputError`."""
+    try:
+        yield
+    except HyperVisionError:
+        raise
+    except FileNotFoundError as error:
+        raise InputError(f"{error.filename or path} does not exist") from error
+    except PermissionError as error:
+        raise InputError(f"{path} cannot be read: no permission") from error
+    except MemoryError as error:
+        raise InputError(f"{path}: {what} asks for more memory than there is") from error
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(f"{path} is not a readable {what}, or cut short ({reason}); get the file again") from error
+
+
 @dataclass(frozen=True)
 class RawCube:
     """One scene as it lies on disk.
@@ -76,7 +94,15 @@ class RawCube:
         return stored.newbyteorder("=") if self.basis is None else np.dtype(np.float32)
 
     def read(self, rows: slice = slice(None), cols: slice = slice(None), bands: Any = slice(None)) -> Array:
-        """Pixels of a window and a subset of bands, (h, w, b), without touching the rest."""
+        """Pixels of a window and a subset of bands, (h, w, b), without touching the rest.
+
+        Raises:
+            InputError: the file is damaged where it was not looked at before.
+        """
+        with reading(self.sources[-1], "scene"):
+            return self._read(rows, cols, bands)
+
+    def _read(self, rows: slice, cols: slice, bands: Any) -> Array:
         if self.kept is not None:
             bands = np.array(self.kept)[bands]
         if isinstance(self.base_HWX, LazyCube):
@@ -90,28 +116,27 @@ class RawCube:
         return cube
 
 
-@contextmanager
-def reading(path: Path, what: str) -> Iterator[None]:
-    """Turn anything that goes wrong while opening or reading `path` into an `InputError`."""
-    try:
-        yield
-    except HyperVisionError:
-        raise
-    except FileNotFoundError as error:
-        raise InputError(f"{error.filename or path} does not exist") from error
-    except PermissionError as error:
-        raise InputError(f"{path} cannot be read: no permission") from error
-    except MemoryError as error:
-        raise InputError(f"{path}: {what} asks for more memory than there is") from error
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError(f"{path} is not a readable {what}, or cut short ({reason}); get the file again") from error
-
-
 def _reader(container: str) -> Callable[[Row, Path], RawCube]:
     name, function = OPENERS[container]
     module = import_module(f"sharding.readers.{name}")  # at need: each brings its own library
     return getattr(module, function)  # type: ignore[no-any-return]
+
+
+def choose_cube(row: Row, path: Path, arrays: dict[str, tuple[int, ...]]) -> str:
+    """Name of the array that is the cube: the one that the row names, or the largest of three axes.
+
+    Raises:
+        InputError: there is none; it lists what there is.
+    """
+    cubes = {name: shape for name, shape in arrays.items() if len(shape) == 3}
+    if row.variable is not None:
+        if row.variable not in cubes:
+            found = ", ".join(f"{name} {shape}" for name, shape in arrays.items()) or "nothing"
+            raise InputError(f"{path} has no 3-D array {row.variable!r} (it holds {found}); mend variable in its row")
+        return row.variable
+    if not cubes:
+        raise InputError(f"{path} holds no 3-D numeric array; name one with variable in row {row.key}")
+    return max(cubes, key=lambda name: float(np.prod(cubes[name], dtype=np.float64)))
 
 
 def vector_names(row: Row) -> list[str]:

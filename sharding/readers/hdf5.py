@@ -13,7 +13,7 @@ import numpy as np
 
 from sharding.catalog import Row
 from sharding.errors import InputError
-from sharding.readers import RawCube, vector_names
+from sharding.readers import RawCube, choose_cube, vector_names
 from sharding.readers.lazy import LazyCube
 
 CHUNK_CACHE_BYTES = 64 << 20
@@ -43,18 +43,6 @@ def _dataset(file: Any, name: str, path: Path) -> Any:
     return dataset
 
 
-def _cube_name(row: Row, path: Path, arrays: dict[str, tuple[int, ...]]) -> str:
-    cubes = {name: shape for name, shape in arrays.items() if len(shape) == 3}
-    if row.variable is not None:
-        if row.variable not in cubes:
-            found = ", ".join(f"{name} {shape}" for name, shape in arrays.items()) or "nothing"
-            raise InputError(f"{path} has no 3-D array {row.variable!r} (it holds {found}); mend variable in its row")
-        return row.variable
-    if not cubes:
-        raise InputError(f"{path} holds no 3-D numeric array; name one with variable in row {row.key}")
-    return max(cubes, key=lambda name: float(np.prod(cubes[name], dtype=np.float64)))
-
-
 def _mask(row: Row, file: Any, path: Path, plane: str) -> Any:
     if row.valid_variable is None:
         return None
@@ -75,7 +63,7 @@ def open_hdf5(row: Row, path: Path, axes: str | None = None) -> RawCube:
     axes = axes or row.axes
     file = h5py.File(path, "r", rdcc_nbytes=CHUNK_CACHE_BYTES)
     arrays = _arrays(file)
-    cube = LazyCube(_dataset(file, _cube_name(row, path, arrays), path), axes)
+    cube = LazyCube(_dataset(file, choose_cube(row, path, arrays), path), axes)
     vectors = [name for name in vector_names(row) if name in arrays][:1]
     wavelength = np.ravel(_dataset(file, vectors[0], path)[()]).astype(float) if vectors else None
     return RawCube(

@@ -14,8 +14,5 @@ def test_evidence_holds_on_a_fresh_corpus(cli, tmp_path, seed):
     scores = {name: row["ASA at 1 x"] for name, row in found["labels"]["scores"].items()}
     assert all(scores["fused"] > value for name, value in scores.items() if name != "fused"), scores
     margins = found["probes"]["margins"]
-    print(seed, margins)
-    for name in ("in-scene, training sensors", "in-scene, unseen sensors"):
+    for name in ("in-scene, training sensors", "in-scene, unseen sensors", "pooled, unseen sensors"):
         assert margins[name] > 0, margins
-    if margins["pooled, unseen sensors"] <= 0:
-        pytest.xfail(f"at the demo's length the pooled probe is not ahead on every corpus: {margins}")
