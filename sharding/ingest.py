@@ -14,7 +14,7 @@ from sharding.readers import open_raw
 from sharding.records import Failure, Record, Unit, commit, commit_failure, fingerprint, read_record, sha256_file
 from sharding.stage import RunOptions, StageResult, run_units
 
-LOGIC = 1
+LOGIC = 2
 
 
 @dataclass

@@ -10,7 +10,6 @@ physical value = stored * scale + offset. Float cubes are rounded to at most hal
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,9 @@ from sharding.catalog import Row
 from sharding.errors import InputError
 from sharding.readers import Array, RawCube
 from sharding.records import Body, sha256_file
+from sharding.statistics import BLOCK_ROWS, Statistics, blocks, strips, survey
 
-CHUNK_BANDS, CHUNK_SIDE = 16, 256
+CHUNK_BANDS, CHUNK_SIDE = 16, BLOCK_ROWS
 STEPS = 65534
 FORMAT = 1
 
@@ -80,46 +80,7 @@ def open_cube(path: Path) -> Cube:
         raise InputError(f"{path} is not an ingested cube ({error}); run ingest again") from error
 
 
-@dataclass
-class _Statistics:
-    """First pass over a scene: extremes per band and invalid pixels."""
-
-    low_B: Array
-    high_B: Array
-    valid_HW: Array
-
-
-def _blocks(height: int) -> Iterator[slice]:
-    for start in range(0, height, CHUNK_SIDE):
-        yield slice(start, min(start + CHUNK_SIDE, height))
-
-
-def _invalid(block: Array, nodata: float | None) -> Array:
-    """Pixels that are not finite in some band, or missing in every band."""
-    bad = ~np.isfinite(block).all(-1) if block.dtype.kind == "f" else np.zeros(block.shape[:2], bool)
-    if nodata is not None:
-        bad |= (block == np.asarray(nodata).astype(block.dtype)).all(-1)
-    return np.asarray(bad)
-
-
-def _survey(raw: RawCube, nodata: float | None) -> _Statistics:
-    height, width, bands = raw.shape_HWB
-    low, high = np.full(bands, np.inf), np.full(bands, -np.inf)
-    valid = np.ones((height, width), bool) if raw.valid_HW is None else raw.valid_HW.astype(bool).copy()
-    if valid.shape != (height, width):
-        raise InputError(f"{raw.sources[0]}: the valid mask is {valid.shape}, the cube {(height, width)}")
-    for rows in _blocks(height):
-        block = raw.read(rows)
-        valid[rows] &= ~_invalid(block, nodata)
-        pixels = block[valid[rows]]
-        if len(pixels):
-            low, high = np.minimum(low, pixels.min(0)), np.maximum(high, pixels.max(0))
-    if not valid.any():
-        raise InputError(f"{raw.sources[0]}: no pixel is valid (all are NaN, missing or masked)")
-    return _Statistics(low, high, valid)
-
-
-def _quantiser(raw: RawCube, stats: _Statistics) -> tuple[np.dtype[Any], float, float]:
+def _quantiser(raw: RawCube, stats: Statistics) -> tuple[np.dtype[Any], float, float]:
     """Stored type, step and offset: integers up to 16 bits stay as they are, the rest becomes uint16 steps."""
     if raw.dtype.kind in "iu" and raw.dtype.itemsize <= 2:
         return raw.dtype, 1.0, 0.0
@@ -130,7 +91,7 @@ def _quantiser(raw: RawCube, stats: _Statistics) -> tuple[np.dtype[Any], float, 
 def write_cube(path: Path, row: Row, scene: str, raw: RawCube) -> Body:
     """Write one scene in blocks of rows; memory stays that of a block."""
     nodata = row.nodata if row.nodata is not None else raw.nodata
-    stats = _survey(raw, nodata)
+    stats = survey(raw, nodata)
     dtype, step, low = _quantiser(raw, stats)
     height, width, bands = raw.shape_HWB
     group = zarr.create_group(path)
@@ -140,22 +101,28 @@ def write_cube(path: Path, row: Row, scene: str, raw: RawCube) -> Body:
     array = group.create_array(
         "cube", shape=(bands, height, width), dtype=dtype, chunks=chunk, shards=shard, compressors=codec
     )
-    error, crc = 0.0, 0
-    for rows in _blocks(height):
-        block = raw.read(rows)
-        stored, worst = _quantise(block, stats.valid_HW[rows], dtype, step, low)
-        error = max(error, worst)
-        stored_CHW = np.ascontiguousarray(stored.transpose(2, 0, 1))
+    error, crc, saturated = 0.0, 0, 0
+    for rows in blocks(height):
+        stored_CHW = np.empty((bands, rows.stop - rows.start, width), dtype)
+        for part, block in strips(raw, rows):
+            stored, worst = _quantise(block, stats.valid_HW[part], dtype, step, low)
+            error = max(error, worst)
+            stored_CHW[:, part.start - rows.start : part.stop - rows.start] = stored.transpose(2, 0, 1)
+            if stats.full_scale is not None:
+                saturated += int(((block == stats.full_scale).any(-1) & stats.valid_HW[part]).sum())
         crc = zlib.crc32(stored_CHW.data, crc)
         array[:, rows] = stored_CHW
     if not stats.valid_HW.all():
         group.create_array("valid", data=stats.valid_HW.astype(np.uint8))
     scale = (row.scale if row.scale is not None else raw.scale) or 1.0
     group.attrs.update(_attributes(row, scene, raw, stats, step * scale, low * scale + row.offset))
+    group.attrs["statistics"] = stats.attributes(scale, row.offset)
+    group.attrs["saturated_pixels"] = saturated
     group.attrs["crc32"] = crc
     group.attrs["largest_error"] = error * abs(scale)
     invalid = int((~stats.valid_HW).sum())
     counts = {"height": height, "width": width, "bands": bands, "invalid_pixels": invalid}
+    counts["saturated_pixels"] = saturated
     counts["bad_bands"] = sum(group.attrs["bad_band"])
     return Body(counts, extra={"note": raw.note, "largest_error": error * abs(scale), "dtype": str(dtype)})
 
@@ -169,7 +136,7 @@ def _quantise(block: Array, valid: Array, dtype: np.dtype[Any], step: float, low
     return stored.astype(dtype), float(np.abs(stored * step + low - values).max())
 
 
-def _attributes(row: Row, scene: str, raw: RawCube, stats: _Statistics, scale: float, offset: float) -> dict[str, Any]:
+def _attributes(row: Row, scene: str, raw: RawCube, stats: Statistics, scale: float, offset: float) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "dataset": row.key,
@@ -196,7 +163,7 @@ def check_cube(path: Path) -> None:
     """
     cube = open_cube(path)
     crc = 0
-    for rows in _blocks(cube.shape_CHW[1]):
+    for rows in blocks(cube.shape_CHW[1]):
         crc = zlib.crc32(np.ascontiguousarray(cube.stored[:, rows]).data, crc)
     if crc != cube.attrs["crc32"]:
         raise InputError(f"{path} does not read back as it was written: the disk or memory is failing")

@@ -99,7 +99,7 @@ class RawCube:
         Raises:
             InputError: the file is damaged where it was not looked at before.
         """
-        with reading(self.sources[-1], "scene"):
+        with reading(self.sources[-1] if self.sources else Path("a cube in memory"), "scene"):
             return self._read(rows, cols, bands)
 
     def _read(self, rows: slice, cols: slice, bands: Any) -> Array:
