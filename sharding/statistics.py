@@ -87,10 +87,12 @@ def survey(raw: RawCube, nodata: float | None) -> Statistics:
     for rows in blocks(height):
         for part, block in strips(raw, rows):
             valid[part] &= ~_invalid(block, nodata)
-            pixels = block[valid[part]].astype(np.float64)
+            pixels = block.reshape(-1, bands) if valid[part].all() else block[valid[part]]
             if len(pixels):
                 low, high = np.minimum(low, pixels.min(0)), np.maximum(high, pixels.max(0))
-                total, square, count = total + pixels.sum(0), square + (pixels * pixels).sum(0), count + len(pixels)
+                wide = pixels.astype(np.float64)
+                total, square = total + wide.sum(0), square + np.einsum("nb,nb->b", wide, wide)
+                count += len(pixels)
     if not count:
         raise InputError(f"{raw.sources[0]}: no pixel is valid (all are NaN, missing or masked)")
     mean = total / count

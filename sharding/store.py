@@ -130,10 +130,15 @@ def write_cube(path: Path, row: Row, scene: str, raw: RawCube) -> Body:
 def _quantise(block: Array, valid: Array, dtype: np.dtype[Any], step: float, low: float) -> tuple[Array, float]:
     """Stored integers of a block and the largest rounding error over its valid pixels."""
     if dtype == block.dtype:
-        return np.where(valid[..., None], block, 0).astype(dtype), 0.0
-    values = np.where(valid[..., None], block, low).astype(np.float64)
-    stored = np.rint((values - low) / step)
-    return stored.astype(dtype), float(np.abs(stored * step + low - values).max())
+        return (block if valid.all() else np.where(valid[..., None], block, 0).astype(dtype)), 0.0
+    values = block.astype(np.float64)
+    values[~valid] = low
+    values -= low
+    values /= step
+    stored = np.rint(values)
+    values -= stored
+    worst = max(float(values.max(initial=0.0)), -float(values.min(initial=0.0)))
+    return stored.astype(dtype), worst * step
 
 
 def _attributes(row: Row, scene: str, raw: RawCube, stats: Statistics, scale: float, offset: float) -> dict[str, Any]:
