@@ -97,6 +97,8 @@ def as_markdown() -> str:
         lines += ["", f"## {row.key}", "", f"{row.title}. Labels: {row.labels}. Licence: {row.licence}.", ""]
         lines += [f"- get it: {row.download or '-'}", f"- put: {row.layout or row.files}"]
         lines += [f"- read as: {row.container}, files `{row.files}`, wavelengths {_axis(row)}"]
+        beside = ", ".join(f"{one.name} ({one.kind})" for one in row.companions)
+        lines += [f"- beside it: {beside}"] if beside else []
         lines += [f"- doubtful: {row.confidence}"] if row.confidence else []
         lines += [f"- the public reader: {sentence}" for sentence in row.differs]
     return "\n".join(lines) + "\n"

@@ -31,6 +31,35 @@ class Mosaic:
 
 
 @dataclass
+class Companion:
+    """A file beside each scene and how its path follows from the scene's.
+
+    Fields:
+        kind: rgb (a picture), labels (a map of class ids), boxes (a line of a sequence's box file).
+        folders: whole folder names to replace (by "" = leave out); stem: parts of the file name to replace.
+        prefix, suffix: before the stem; file extension.
+        order: colour order of the file, rgb or bgr.
+        turned: whether it lies as the cube does on disk, so that `spatial_ops` turn it as well.
+    """
+
+    name: str
+    kind: str
+    suffix: str = ".png"
+    folders: dict[str, str] = field(default_factory=dict)
+    stem: dict[str, str] = field(default_factory=dict)
+    prefix: str = ""
+    order: str = "rgb"
+    turned: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        if self.kind not in ("rgb", "labels", "boxes"):
+            raise ValueError(f"companion kind {self.kind!r} is not rgb, labels or boxes")
+        if self.order not in ("rgb", "bgr") or (self.order == "bgr" and self.kind != "rgb"):
+            raise ValueError(f"companion order {self.order!r} is not rgb, or bgr of an rgb companion")
+
+
+@dataclass
 class Row:
     """How to read one dataset.
 
@@ -52,6 +81,7 @@ class Row:
             row are those of the kept bands.
         nodata: stored value of a missing pixel; valid_variable: a mask in the same .mat, non-zero = valid.
         gsd_m: ground sampling distance in metres.
+        companions: pictures, label maps and boxes beside the scenes.
         family, scenes: the dataset it belongs to and how many scenes are published or listed.
         labels, layout: what labels there are; what to put where below the root.
         confidence: what is doubtful about this row, in words.
@@ -80,6 +110,7 @@ class Row:
     keep_bands: list[str] | None = None
     invalid_rows: list[int] = field(default_factory=list)
     mosaic: Mosaic | None = None
+    companions: list[Companion] = field(default_factory=list)
     sensor: str = "unknown"
     licence: str = "unknown"
     download: str = ""
@@ -101,6 +132,8 @@ class Row:
             raise ValueError("a mosaic-png row needs mosaic: {cell: 4}")
         if not (math.isfinite(self.gsd_m) and self.gsd_m > 0):
             raise ValueError(f"gsd_m must be a positive number of metres, not {self.gsd_m}")
+        if self.spatial_ops and any(companion.kind == "boxes" for companion in self.companions):
+            raise ValueError("boxes of a dataset whose image plane is turned are not read")
         if self.keep_bands is not None:
             expand_bands(self.keep_bands)
         for spec in (self.wavelength, self.wavelength_else):

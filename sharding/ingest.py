@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sharding.catalog import Row, find_scenes, load_row
+from sharding.companions import companion_path, find_companions
 from sharding.errors import InputError
 from sharding.readers import open_raw
 from sharding.records import Failure, Record, Unit, commit, commit_failure, fingerprint, read_record, sha256_file
@@ -46,17 +47,19 @@ def _stat(path: Path) -> list[Any]:
     return [path.name, status.st_size, status.st_mtime_ns]
 
 
-def _source_files(path: Path) -> list[Path]:
-    """A scene's file; for a header also the data files of the same stem beside it."""
-    if path.suffix.lower() != ".hdr":
-        return [path]
-    return sorted(other for other in path.parent.iterdir() if other.stem == path.stem and other.is_file())
+def _source_files(row: Row, root: Path, path: Path) -> list[Path]:
+    """A scene's file; for a header also the data files of the same stem beside it; and its companions."""
+    files = [path]
+    if path.suffix.lower() == ".hdr":
+        files = sorted(other for other in path.parent.iterdir() if other.stem == path.stem and other.is_file())
+    beside = [companion_path(companion, root, path) for companion in row.companions]
+    return files + [other for other in beside if other.is_file()]
 
 
-def _input_fingerprint(path: Path, record_path: Path) -> str:
+def _input_fingerprint(row: Row, root: Path, path: Path, record_path: Path) -> str:
     """Hash of a scene's files; those whose size and time the record already knows are not read again."""
     try:
-        files = _source_files(path)
+        files = _source_files(row, root, path)
         stats = [_stat(file) for file in files]
         if record_path.is_file():
             record = read_record(record_path)
@@ -77,23 +80,28 @@ def ingest_units(workdir: Path, datasets: Sequence[DatasetConfig]) -> list[Unit]
     for dataset in datasets:
         row = dataset_row(dataset)
         config = {"logic": LOGIC, "row": row.bytes_config()}
-        for scene, path in find_scenes(row, Path(dataset.root).expanduser(), dataset.limit):
+        root = Path(dataset.root).expanduser()
+        for scene, path in find_scenes(row, root, dataset.limit):
             data, record = cube_paths(workdir, dataset.name, scene)
-            inputs = _input_fingerprint(path, record)
-            units.append(Unit("ingest", f"{dataset.name}/{scene}", data, record, inputs, config, (row, scene, path)))
+            inputs = _input_fingerprint(row, root, path, record)
+            payload = (row, scene, path, root)
+            units.append(Unit("ingest", f"{dataset.name}/{scene}", data, record, inputs, config, payload))
     return units
 
 
 def ingest_one(unit: Unit) -> Record:
-    """Read one raw scene and write its cube; a scene that cannot be read becomes a failure row."""
-    from sharding.store import check_cube, write_cube
+    """Read one raw scene with its companions and write its cube; what cannot be read becomes a failure row."""
+    from sharding.store import check_cube, write_companions, write_cube
 
-    row, scene, path = unit.payload
+    row, scene, path, root = unit.payload
 
     def write(temporary: Path) -> Any:
         raw = open_raw(row, path)
+        found, missing = find_companions(row, root, path)
         body = write_cube(temporary, row, scene, raw)
-        body.extra["stat"] = [_stat(file) for file in _source_files(path)]
+        write_companions(temporary, found)
+        body.counts |= {"companions": len(found), "missing_companions": len(missing)}
+        body.extra |= {"missing": missing, "stat": [_stat(file) for file in _source_files(row, root, path)]}
         return body
 
     try:
@@ -108,4 +116,27 @@ def ingest(workdir: Path, datasets: Sequence[DatasetConfig], workers: int, optio
 
     units = ingest_units(workdir, datasets)
     slots = workers or os.cpu_count() or 1
-    return run_units("ingest", units, workdir / "cubes", options, lambda todo: map_tasks(ingest_one, todo, slots))
+    new: list[Unit] = []
+
+    def go(todo: list[Unit]) -> Any:
+        new.extend(todo)
+        return map_tasks(ingest_one, todo, slots)
+
+    result = run_units("ingest", units, workdir / "cubes", options, go)
+    result.notes += _missing_note(new)
+    return result
+
+
+def _missing_note(new: list[Unit]) -> list[str]:
+    """A sentence for each dataset of which some scenes came with their companions and some without.
+
+    A dataset that has none at all was fetched without them, which its records say.
+    """
+    notes = []
+    records = [(unit, read_record(unit.record)) for unit in new if unit.record.is_file()]
+    for dataset in sorted({unit.payload[0].key for unit in new}):
+        own = [record for unit, record in records if unit.payload[0].key == dataset and record.done]
+        lacking = [record.extra["missing"][0] for record in own if record.extra.get("missing")]
+        if lacking and any(record.counts["companions"] for record in own):
+            notes.append(f"{len(lacking)} of {len(own)} new scenes of {dataset} lack companions, e.g. {lacking[0]}")
+    return notes

@@ -2,6 +2,7 @@
 
     <scene>/cube   (band, height, width), the sensor's integers or uint16 steps of a float cube
     <scene>/valid  (height, width) uint8, only where some pixels are invalid
+    <scene>/companions/<name>  pictures and label maps as the dataset has them, in their own size
     attributes     wavelength_nm, fwhm_nm, bad_band, scale, offset, units, gsd_m, sensor, source files, licence
 
 physical value = stored * scale + offset. Float cubes are rounded to at most half a step, which is declared.
@@ -10,6 +11,7 @@ physical value = stored * scale + offset. Float cubes are rounded to at most hal
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ import zarr
 from zarr.codecs import BloscCodec
 
 from sharding.catalog import Row
+from sharding.companions import Found
 from sharding.errors import InputError
 from sharding.readers import Array, RawCube
 from sharding.records import Body, sha256_file
@@ -58,6 +61,12 @@ class Cube:
         """Stored integers in physical units, float32."""
         scale, offset = np.float32(self.attrs["scale"]), np.float32(self.attrs["offset"])
         return np.asarray(np.asarray(stored, np.float32) * scale + offset)
+
+    def companion(self, name: str) -> Array | None:
+        """Pixels of a companion that lies pixel on pixel over the cube, or None."""
+        if not self.attrs.get("companions", {}).get(name, {}).get("registered"):
+            return None
+        return np.asarray(zarr.open_group(self.path, mode="r")[f"companions/{name}"][:])
 
     def valid(self, rows: slice = slice(None), cols: slice = slice(None)) -> Array:
         """Mask of valid pixels of a window."""
@@ -125,6 +134,21 @@ def write_cube(path: Path, row: Row, scene: str, raw: RawCube) -> Body:
     counts["saturated_pixels"] = saturated
     counts["bad_bands"] = sum(group.attrs["bad_band"])
     return Body(counts, extra={"note": raw.note, "largest_error": error * abs(scale), "dtype": str(dtype)})
+
+
+def write_companions(path: Path, found: Sequence[Found]) -> None:
+    """Put the companions of a scene beside its cube; one of another size is kept as it is and said to be so."""
+    group = zarr.open_group(path, mode="r+")
+    plane = group["cube"].shape[1:]
+    told: dict[str, Any] = {}
+    for one in found:
+        told[one.name] = {"kind": one.kind, "file": one.source.name, "sha256": sha256_file(one.source)}
+        if one.pixels is None:
+            told[one.name]["box"] = list(one.box or ())
+        else:
+            group.create_array(f"companions/{one.name}", data=one.pixels)
+            told[one.name]["registered"] = one.pixels.shape[:2] == plane
+    group.attrs["companions"] = told
 
 
 def _quantise(block: Array, valid: Array, dtype: np.dtype[Any], step: float, low: float) -> tuple[Array, float]:

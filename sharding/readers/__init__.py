@@ -147,7 +147,8 @@ def vector_names(row: Row) -> list[str]:
     return [name] if isinstance(name, str) else list(name)
 
 
-def _turn(array_HW: Any, ops: list[str]) -> Any:
+def turn_plane(array_HW: Any, ops: list[str]) -> Any:
+    """The image plane of an array [H, W, ...] turned by names of `catalog.SPATIAL_OPS`, in order."""
     if isinstance(array_HW, LazyCube):
         for op in ops:
             array_HW = array_HW.turned(op)
@@ -187,8 +188,8 @@ def open_raw(row: Row, path: Path) -> RawCube:
             raise InputError(
                 f"{path} has {bands} bands, row {row.key} says {row.bands}; mend bands, or the row is wrong"
             )
-        valid = None if raw.valid_HW is None else _turn(raw.valid_HW, row.spatial_ops)
-        base = _turn(raw.base_HWX, row.spatial_ops)
+        valid = None if raw.valid_HW is None else turn_plane(raw.valid_HW, row.spatial_ops)
+        base = turn_plane(raw.base_HWX, row.spatial_ops)
     return replace(raw, base_HWX=base, valid_HW=valid, wavelength_nm=wavelength_nm, fwhm_nm=fwhm_nm)
 
 
