@@ -21,7 +21,7 @@ def all_rows() -> list[Row]:
 
 def band_count(row: Row) -> str:
     """Bands of the ingested cube, as far as the row knows."""
-    return str(len(row.known_wavelength_nm)) if row.bands and row.known_wavelength_nm else str(row.bands or "by file")
+    return str(row.bands or "by file")
 
 
 def spectral_range(row: Row) -> str:

@@ -79,8 +79,8 @@ def _mosaic(cell: int, empty: int = 0) -> Writer:
     return write
 
 
-def _hsd(path: Path, cube_HWB: Cube, wl_C: list[float]) -> None:  # noqa: ARG001
-    formats.write_hsd(path, cube_HWB, tuple(np.linspace(449.0, 957.0, 128)), rank=54)
+def _hsd(path: Path, cube_HWB: Cube, wl_C: list[float]) -> None:
+    formats.write_hsd(path, cube_HWB, tuple(wl_C), rank=54)
 
 
 def _blood(path: Path, cube_HWB: Cube, wl_C: list[float]) -> None:  # noqa: ARG001

@@ -24,6 +24,7 @@ from sharding.readers.lazy import LazyCube
 
 Array = NDArray[Any]
 MAX_VALUES = 1 << 40
+LARGEST_RATIO = 1100  # deflate cannot do better: who claims more values than this lies about its size
 OPENERS = {
     "mat": ("mat", "open_mat"),
     "hdf5": ("hdf5", "open_hdf5"),
@@ -120,6 +121,11 @@ def _reader(container: str) -> Callable[[Row, Path], RawCube]:
     name, function = OPENERS[container]
     module = import_module(f"sharding.readers.{name}")  # at need: each brings its own library
     return getattr(module, function)  # type: ignore[no-any-return]
+
+
+def as_hwb(array: Array, axes: str) -> Array:
+    """A view as (height, width, band) of an array whose axes on disk are named by `axes`."""
+    return np.transpose(array, [axes.index(letter) for letter in "hwb"])
 
 
 def choose_cube(row: Row, path: Path, arrays: dict[str, tuple[int, ...]]) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 
 from sharding.catalog import Row
 from sharding.errors import InputError
-from sharding.readers import RawCube, choose_cube, vector_names
+from sharding.readers import RawCube, as_hwb, choose_cube, vector_names
 from sharding.readers.mat5 import list_arrays, read_array
 
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -38,7 +38,7 @@ def open_mat(row: Row, path: Path) -> RawCube:
         raise InputError(f"{path} has no mask {row.valid_variable!r}; mend valid_variable in row {row.key}")
     wavelength = np.ravel(read_array(path, arrays[vectors[0]])).astype(float) if vectors else None
     return RawCube(
-        np.transpose(read_array(path, arrays[name]), [row.axes.index(letter) for letter in "hwb"]),
+        as_hwb(read_array(path, arrays[name]), row.axes),
         (path,),
         wavelength_nm=None if wavelength is None else tuple(wavelength.tolist()),
         valid_HW=read_array(path, arrays[row.valid_variable]) != 0 if row.valid_variable else None,

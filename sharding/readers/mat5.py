@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sharding.errors import InputError
+from sharding.readers import LARGEST_RATIO, Array
 
-Array = NDArray[Any]
 HEADER_BYTES = 128
 HEAD_BYTES = 4096
 MATRIX, PACKED = 14, 15
@@ -31,7 +30,6 @@ VALUE_TYPES = {
 NUMERIC_CLASSES = range(6, 16)
 COMPLEX_FLAG = 0x08
 MOST_ELEMENTS = 10000
-LARGEST_RATIO = 1100  # deflate cannot do better
 
 
 @dataclass(frozen=True)

@@ -10,16 +10,13 @@ import numpy as np
 
 from sharding.catalog import Row
 from sharding.errors import InputError
-from sharding.readers import RawCube
-
-# Deflate cannot do better; a member that claims more lies about its size.
-LARGEST_RATIO = 1100
+from sharding.readers import LARGEST_RATIO, RawCube, as_hwb
 
 
 def _as_cube(row: Row, path: Path, array: Any) -> RawCube:
     if array.ndim != 3 or array.dtype.kind not in "iuf":
         raise InputError(f"{path} holds a {array.dtype} array of shape {array.shape}, not a cube; mend its row")
-    return RawCube(np.transpose(array, [row.axes.index(letter) for letter in "hwb"]), (path,))
+    return RawCube(as_hwb(array, row.axes), (path,))
 
 
 def open_npy(row: Row, path: Path) -> RawCube:

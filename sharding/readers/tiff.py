@@ -9,9 +9,7 @@ import tifffile
 
 from sharding.catalog import Row
 from sharding.errors import InputError
-from sharding.readers import Array, RawCube
-
-LARGEST_RATIO = 1100
+from sharding.readers import LARGEST_RATIO, Array, RawCube, as_hwb
 
 
 def open_tiff(row: Row, path: Path) -> RawCube:
@@ -40,4 +38,4 @@ def open_tiff(row: Row, path: Path) -> RawCube:
             raise InputError(
                 f"{path} is packed with a codec that is not installed; pip install imagecodecs, or save it unpacked"
             ) from error
-    return RawCube(np.transpose(array, [row.axes.index(letter) for letter in "hwb"]), (path,))
+    return RawCube(as_hwb(array, row.axes), (path,))
