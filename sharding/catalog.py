@@ -137,7 +137,7 @@ class Row:
         if self.keep_bands is not None:
             expand_bands(self.keep_bands)
         for spec in (self.wavelength, self.wavelength_else):
-            if isinstance(spec, (list, dict)) and "variable" not in spec:
+            if _tells_axis(spec):
                 check_wavelengths(expand_wavelength(spec, self.bands or 1), None, "wavelength")
 
     def bytes_config(self) -> dict[str, Any]:
@@ -148,9 +148,14 @@ class Row:
     def known_wavelength_nm(self) -> tuple[float, ...]:
         """What the row itself tells of its wavelengths; empty if only the files do."""
         for spec in (self.wavelength, self.wavelength_else):
-            if isinstance(spec, (list, dict)) and "variable" not in spec:
+            if _tells_axis(spec):
                 return tuple(expand_wavelength(spec, self.bands or 1))
         return ()
+
+
+def _tells_axis(spec: Any) -> bool:
+    """Whether a wavelength specification holds the values itself, rather than where in the file they are."""
+    return isinstance(spec, (list, dict)) and "variable" not in spec
 
 
 def expand_wavelength(spec: Any, bands: int) -> list[float]:
