@@ -119,7 +119,7 @@ def _probe_scene(workdir: Path, dataset: str, sensor: str, scene: str) -> ProbeS
     if known is None:
         raise InputError(f"{workdir / 'corpus' / dataset / 'truth'} has no truth for {scene}; delete corpus/ and rerun")
     good = cube.good_band
-    pixels = cube.physical(np.asarray(cube.stored[:])[good])
+    pixels = cube.window().physical(good)
     return ProbeScene(sensor, pixels, cube.wavelength_nm[good], float(cube.attrs["gsd_m"]), *known)
 
 

@@ -19,7 +19,7 @@ from sharding.readers import open_raw
 from sharding.render import render_rgb
 from sharding.sample import Array
 from sharding.shards import SampleRef, index_shard
-from sharding.store import open_cube
+from sharding.store import Cube, open_cube
 
 MAX_SIDE = 1024
 SHOWN_SAMPLES = 4
@@ -55,26 +55,52 @@ def _facts(title: str, facts: dict[str, Any]) -> None:
     table(title, ["", ""], [[name, str(value)] for name, value in facts.items()])
 
 
+def _stored(cube: Cube) -> str:
+    units = cube.attrs["units"]
+    if cube.basis is not None:
+        return f"{len(cube.stored)} components, {cube.stored.dtype} scores, {units}"
+    return f"{cube.stored.dtype}, x {cube.attrs['scale']:g} + {cube.attrs['offset']:g} {units}"
+
+
+def _values(cube: Cube, good: Array) -> str:
+    told = {name: np.asarray(values)[good] for name, values in cube.attrs["statistics"].items()}
+    return (
+        f"{told['min'].min():g} to {told['max'].max():g}, bands {told['mean'].min():.3g} to {told['mean'].max():.3g} "
+        f"on average, spread {told['std'].min():.3g} to {told['std'].max():.3g}"
+    )
+
+
+def _companions(cube: Cube) -> str:
+    words = []
+    for name, told in cube.attrs.get("companions", {}).items():
+        fits = "" if told.get("registered", True) else ", of another size"
+        words.append(f"{name} ({told['file']}{fits})")
+    return "; ".join(words) or "-"
+
+
 def inspect_cube(path: Path, out: Path) -> None:
     """An ingested cube."""
     cube = open_cube(path)
     bands, height, width = cube.shape_CHW
-    step = max(1, -(-max(height, width) // MAX_SIDE))
+    every = slice(None, None, max(1, -(-max(height, width) // MAX_SIDE)))
     good = cube.good_band
     wl_C = cube.wavelength_nm
     facts = {
         "shape": f"{bands} bands, {height} x {width}",
         "wavelengths": f"{wl_C.min():.1f}-{wl_C.max():.1f} nm",
-        "stored": f"{cube.stored.dtype}, x {cube.attrs['scale']:g} + {cube.attrs['offset']:g} {cube.attrs['units']}",
+        "stored": _stored(cube),
+        "values": _values(cube, good),
         "bad bands": bands - len(good),
         "invalid pixels": int((~cube.valid()).sum()),
+        "saturated pixels": int(cube.saturated().sum()),
+        "companions": _companions(cube),
         "sensor": cube.attrs["sensor"],
         "gsd": f"{cube.attrs['gsd_m']} m",
         "note": cube.attrs["note"] or "-",
     }
     _facts(str(path), facts)
-    valid = cube.valid()[::step, ::step]
-    pixels = cube.physical(np.asarray(cube.stored[:, ::step, ::step])[good]) * valid
+    valid = cube.valid(every, every)
+    pixels = cube.window(every, every).physical(good) * valid
     _picture_cube(pixels, wl_C[good], valid, path.name, out)
 
 

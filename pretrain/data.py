@@ -21,6 +21,7 @@ from hypervision import match_bands
 from pretrain.config import SampleConfig
 from sharding.errors import InputError
 from sharding.order import keyed_rng
+from sharding.sample import SATURATED
 from sharding.shards import SampleRef
 
 Array = NDArray[Any]
@@ -102,8 +103,10 @@ def token_coverage(labels: Array, ids: Array, patch: int) -> Array:
     return np.asarray(tiles.mean((2, 4)), np.float32)
 
 
-def hidden_spectra(seen_CHW: Array, hidden_THW: Array, patch: int) -> Array:
-    """Patch means of hidden bands over the patch mean of the seen ones, minus 1: [T, h, w], NaN in the dark.
+def hidden_spectra(seen_CHW: Array, hidden_THW: Array, patch: int, saturated_HW: Array) -> Array:
+    """Patch means of hidden bands over the patch mean of the seen ones, minus 1: [T, h, w].
+
+    NaN in the dark, and where a pixel is saturated, whose spectrum is not the scene's.
 
     The same division that the model makes at its input, so what is asked for does not depend on brightness.
     """
@@ -115,6 +118,7 @@ def hidden_spectra(seen_CHW: Array, hidden_THW: Array, patch: int) -> Array:
 
     base_hw = patch_mean(seen_CHW.mean(0, keepdims=True))[0]
     lit_hw = base_hw > DARK * max(float(np.abs(base_hw).mean()), 1e-20)
+    lit_hw &= patch_mean(saturated_HW[None].astype(np.float32))[0] == 0
     relative = patch_mean(hidden_THW) / np.where(lit_hw, base_hw, 1.0) - 1
     return np.where(lit_hw, np.clip(relative, -1, BRIGHTEST), np.nan).astype(np.float32)
 
@@ -152,13 +156,14 @@ def _view(
     count = int(rng.integers(config.bands_min, config.bands_max + 1))
     bands = visible_bands(good, wl_C, count, bool(rng.random() < config.window_share), rng)
     view = VIEWS[int(rng.integers(len(VIEWS)))] if config.flip else View.IDENTITY
-    instances, valid = pictures
+    instances, quality = pictures
     hidden = np.sort(rng.permutation(np.setdiff1d(good, bands))[: config.hidden])
-    frames = apply_view(ref.bands(meta, np.concatenate([bands, hidden])) * valid, view, 2)
+    frames = apply_view(ref.bands(meta, np.concatenate([bands, hidden])) * (quality != 0), view, 2)
     cube, unseen = frames[: len(bands)], frames[len(bands) :]
     return {
         "cube": cube, "wl": wl_C[bands].tolist(), "view": view, "labels": apply_view(instances, view, 1), "rng": rng,
-        "hidden": hidden_spectra(cube, unseen, patch), "hidden_nm": wl_C[hidden],
+        "hidden": hidden_spectra(cube, unseen, patch, apply_view(quality == SATURATED, view, 1)),
+        "hidden_nm": wl_C[hidden],
     }  # fmt: skip
 
 
@@ -168,10 +173,10 @@ def make_batch(refs: Sequence[SampleRef], seed: int, epoch: int, config: SampleC
     for ref in refs:
         meta = ref.meta()
         kinds = np.array([0] + [row["material"] for row in meta["masks"]])
-        pictures = (ref.picture("instances").astype(np.int64), ref.picture("valid") != 0)
+        pictures = (ref.picture("instances").astype(np.int64), ref.picture("valid"))
         for number in range(VIEWS_PER_IMAGE):
             row = _view(ref, meta, pictures, number, (seed, epoch), config, patch)
-            row |= {"ref": ref, "gsd": float(meta["gsd_m"]), "visible": meta["rgb_rule"].startswith("cie")}
+            row |= {"ref": ref, "gsd": float(meta["gsd_m"]), "visible": meta["covers_visible"]}
             ids = np.array([m["id"] for m in meta["masks"] if m["pixels"] >= patch * patch], np.int64)
             row["ids"] = np.sort(row["rng"].permutation(ids)[: config.max_masks])
             row["kinds"] = kinds[row["ids"]]

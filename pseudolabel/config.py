@@ -9,7 +9,7 @@ from typing import Any
 from sharding.errors import ConfigError
 from sharding.records import sha256_file
 
-LOGIC = 1
+LOGIC = 2
 SEGMENTERS = ("models", "classical")
 
 

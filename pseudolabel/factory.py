@@ -19,11 +19,12 @@ from pseudolabel.classical import spatial_regions, spectral_regions
 from pseudolabel.config import PseudolabelConfig
 from pseudolabel.descriptors import colour, spectral_shape
 from pseudolabel.fusion import Fused, fuse, scene_materials
-from pseudolabel.regions import means
+from pseudolabel.regions import clean_means
 from sharding.errors import InputError
+from sharding.planes import Planes
 from sharding.records import Body, Failure, Record, Unit, commit, data_path, find_records, fingerprint, read_record
-from sharding.render import render_rgb
-from sharding.sample import encode_sample
+from sharding.render import companion_rgb, covers_visible, render_rgb
+from sharding.sample import GOOD, SATURATED, encode_sample
 from sharding.shards import index_shard, write_shard
 from sharding.stage import RunOptions, StageResult, run_units
 from sharding.store import Cube, open_cube
@@ -68,18 +69,17 @@ def _scenes(workdir: Path, dataset: str) -> Iterator[tuple[str, Path, str, int]]
         record = read_record(path)
         data = data_path(path, record)
         if data is not None:
-            raw = 2 * record.counts["height"] * record.counts["width"] * record.counts["bands"]
-            yield path.stem, data, record.sha256, raw
+            yield path.stem, data, record.sha256, record.counts["stored_bytes"]
 
 
 @dataclass
 class _Tile:
-    """One tile on its way: stored integers, pictures, masks."""
+    """One tile on its way: its cube as stored, pictures, masks."""
 
     key: str
     window: tuple[int, int, int, int]
-    stored_CHW: Array
-    valid: Array
+    planes: Planes
+    quality: Array
     rgb: Array
     rgb_rule: str
     sources: tuple[Array, Array]
@@ -115,22 +115,32 @@ class LabelWorker:
     def _tile(self, cube: Cube, scene: str, y: int, x: int) -> _Tile | None:
         tile = self.config.tile
         rows, cols = slice(y, y + tile), slice(x, x + tile)
-        stored = np.asarray(cube.stored[:, rows, cols])
         valid = cube.valid(rows, cols)
         if not valid.any():
             return None
         good = cube.good_band
-        physical = cube.physical(stored[good]) * valid
+        planes = cube.window(rows, cols)
+        physical = planes.physical(good) * valid
         wl_C = cube.wavelength_nm[good]
-        rgb, rule = render_rgb(physical, wl_C, valid)
+        rgb, rule = self._picture(cube, (rows, cols), physical, valid)
         spatial, spectral, shape = self.segment(physical, wl_C, float(cube.attrs["gsd_m"]), rgb, valid)
+        saturated = cube.saturated(rows, cols)
         fused = fuse(spatial, spectral, shape, colour(rgb), self.config.fusion)
         unit = np.moveaxis(physical, 0, -1)
         unit = unit / np.maximum(np.linalg.norm(unit, axis=-1, keepdims=True), 1e-12)
-        window = (y, x, stored.shape[1], stored.shape[2])
+        window = (y, x, *planes.shape_CHW[1:])
         key = f"{cube.attrs['dataset']}-{scene}-y{y:05d}-x{x:05d}"
-        spectra = means(fused.labels, unit)[1:]
-        return _Tile(key, window, stored, valid, rgb, rule, (spatial, spectral), fused, spectra)
+        spectra = clean_means(fused.labels, unit, saturated)
+        quality = np.where(valid, np.where(saturated, SATURATED, GOOD), 0)
+        return _Tile(key, window, planes, quality, rgb, rule, (spatial, spectral), fused, spectra)
+
+    @staticmethod
+    def _picture(cube: Cube, window: tuple[slice, slice], physical: Array, valid: Array) -> tuple[Array, str]:
+        """RGB of a tile and where it is from: the dataset's own picture if it lies pixel on pixel over the cube."""
+        own = cube.companion("rgb", *window)
+        if own is None:
+            return render_rgb(physical, cube.wavelength_nm[cube.good_band], valid)
+        return companion_rgb(own) * valid[..., None], "companion"
 
     def samples(self, scene: str, path: Path) -> list[dict[str, Any]]:
         """All samples of one scene; materials are numbered over the whole scene."""
@@ -156,21 +166,22 @@ class LabelWorker:
         pictures = {
             "instances": padded(tile.fused.labels, np.uint16),
             "materials": padded(np.concatenate([[0], materials])[tile.fused.labels], np.uint16),
-            "valid": padded(tile.valid * 255, np.uint8),
+            "valid": padded(tile.quality, np.uint8),
             "rgb": padded(tile.rgb, np.uint8),
         }
         if self.config.keep_sources:
             spatial, spectral = tile.sources
             pictures |= {"spatial": padded(spatial, np.uint16), "spectral": padded(spectral, np.uint16)}
         names = (
-            "dataset", "scene", "wavelength_nm", "fwhm_nm", "bad_band", "scale", "offset", "units", "gsd_m",
-            "sensor", "licence", "sources",
+            "dataset", "scene", "wavelength_nm", "fwhm_nm", "bad_band", "units", "gsd_m", "sensor", "licence",
+            "sources", "split",
         )  # fmt: skip
         meta = {name: cube.attrs[name] for name in names}
         masks = [row | {"material": int(kind)} for row, kind in zip(tile.fused.records, materials, strict=True)]
+        meta["covers_visible"] = covers_visible(cube.wavelength_nm[cube.good_band])
         meta |= {"window_yxhw": tile.window, "rgb_rule": tile.rgb_rule, "masks": masks}
         meta["labelled_by"] = self.config.describe
-        return encode_sample(tile.key, np.pad(tile.stored_CHW, [(0, 0), *pad]), pictures, meta)
+        return encode_sample(tile.key, tile.planes.padded(side), pictures, meta)
 
     def make(self, unit: Unit) -> Record:
         """Write one shard; a scene that cannot be labelled becomes a failure row of the shard's record."""

@@ -55,6 +55,18 @@ def areas(labels: Array) -> Array:
     return np.bincount(labels.ravel(), minlength=int(labels.max()) + 1)
 
 
+def clean_means(labels: Array, features_HWK: Array, spoilt_HW: Array) -> Array:
+    """Mean feature of each label from 1, [n, K], without spoilt pixels unless a label has no others."""
+    every = means(labels, features_HWK)
+    if not spoilt_HW.any():
+        return every[1:]
+    clean = np.where(spoilt_HW, 0, labels)
+    count = np.bincount(clean.ravel(), minlength=len(every))
+    some = means(clean, features_HWK)
+    every[: len(some)] = np.where(count[: len(some), None] > 0, some, every[: len(some)])
+    return every[1:]
+
+
 def means(labels: Array, features_HWK: Array) -> Array:
     """Mean feature of each label, [n + 1, K]."""
     count = np.maximum(areas(labels), 1)

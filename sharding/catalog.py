@@ -9,14 +9,16 @@ from __future__ import annotations
 import difflib
 import math
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from fnmatch import fnmatch
+from pathlib import Path, PurePath
 from typing import Any
 
 from sharding.errors import ConfigError, InputError
 from sharding.schema import load_yaml, typed
 
 ROWS = Path(__file__).parent / "rows"
-CONTAINERS = ("mat", "hdf5", "envi", "npy", "npz", "tiff", "mosaic-png", "hsd")
+CONTAINERS = ("mat", "hdf5", "envi", "npy", "npz", "tiff", "mosaic-png", "png-bands", "hsd")
+COMPANION_KINDS = ("rgb", "labels", "picture", "boxes")
 WORDS = ("title", "family", "scenes", "licence", "labels", "download", "layout", "confidence", "differs", "files",
          "bands")  # fmt: skip
 SPATIAL_OPS = ("rot90cw", "rot90ccw", "transpose", "fliplr", "flipud")
@@ -32,10 +34,12 @@ class Mosaic:
 
 @dataclass
 class Companion:
-    """A file beside each scene and how its path follows from the scene's.
+    """A file beside each scene, or an array in a file, and how its path follows from the scene's.
 
     Fields:
-        kind: rgb (a picture), labels (a map of class ids), boxes (a line of a sequence's box file).
+        kind: rgb (a colour picture of the scene), labels (a map of class ids), picture (anything else to look at),
+            boxes (a line of a sequence's box file).
+        variable: array in an .npz or .mat; with an empty suffix it is in the scene's own file.
         folders: whole folder names to replace (by "" = leave out); stem: parts of the file name to replace.
         prefix, suffix: before the stem; file extension.
         order: colour order of the file, rgb or bgr.
@@ -50,11 +54,14 @@ class Companion:
     prefix: str = ""
     order: str = "rgb"
     turned: bool = True
+    variable: str = ""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
-        if self.kind not in ("rgb", "labels", "boxes"):
-            raise ValueError(f"companion kind {self.kind!r} is not rgb, labels or boxes")
+        if self.kind not in COMPANION_KINDS:
+            raise ValueError(f"companion kind {self.kind!r} is not one of {', '.join(COMPANION_KINDS)}")
+        if not self.suffix and not self.variable:
+            raise ValueError(f"companion {self.name!r} in the scene's own file (suffix '') needs variable")
         if self.order not in ("rgb", "bgr") or (self.order == "bgr" and self.kind != "rgb"):
             raise ValueError(f"companion order {self.order!r} is not rgb, or bgr of an rgb companion")
 
@@ -64,7 +71,7 @@ class Row:
     """How to read one dataset.
 
     Fields:
-        container: mat (v5 and v7.3), hdf5, envi, npy, npz, tiff, mosaic-png or hsd.
+        container: mat (v5 and v7.3), hdf5, envi, npy, npz, tiff, mosaic-png, png-bands (one picture per band) or hsd.
         files: glob below the dataset's folder; every match is one scene.
         variable: array in a .mat, .h5 or .npz (none = its largest 3-D array).
         axes: order of the axes of that array, letters h, w, b.
@@ -82,6 +89,8 @@ class Row:
         nodata: stored value of a missing pixel; valid_variable: a mask in the same .mat, non-zero = valid.
         gsd_m: ground sampling distance in metres.
         companions: pictures, label maps and boxes beside the scenes.
+        splits: published splits, name -> patterns of the scene's /path below the root, where * stands for anything,
+            folders too; the first that fits counts.
         family, scenes: the dataset it belongs to and how many scenes are published or listed.
         labels, layout: what labels there are; what to put where below the root.
         confidence: what is doubtful about this row, in words.
@@ -111,6 +120,7 @@ class Row:
     invalid_rows: list[int] = field(default_factory=list)
     mosaic: Mosaic | None = None
     companions: list[Companion] = field(default_factory=list)
+    splits: dict[str, list[str]] = field(default_factory=dict)
     sensor: str = "unknown"
     licence: str = "unknown"
     download: str = ""
@@ -143,6 +153,11 @@ class Row:
     def bytes_config(self) -> dict[str, Any]:
         """The fields that change the bytes of an ingested cube."""
         return {key: value for key, value in asdict(self).items() if key not in WORDS}
+
+    def split_of(self, relative: PurePath) -> str | None:
+        """The published split of a scene, by its path below the root."""
+        path = f"/{relative.as_posix()}"
+        return next((name for name, globs in self.splits.items() if any(fnmatch(path, one) for one in globs)), None)
 
     @property
     def known_wavelength_nm(self) -> tuple[float, ...]:

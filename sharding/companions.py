@@ -1,5 +1,7 @@
 """What lies beside a cube: an RGB picture, label maps, tracking boxes. Found by a rule on paths, turned as the cube is.
 
+Pictures are files, or arrays of an .npz or .mat, which may be the scene's own file.
+
 A companion of another size is stored as it is and marked as not registered; nothing is ever resized.
 """
 
@@ -14,6 +16,8 @@ from PIL import Image
 from sharding.catalog import Companion, Row
 from sharding.errors import InputError
 from sharding.readers import Array, reading, turn_plane
+from sharding.readers.mat import read_variable
+from sharding.readers.numpy_files import read_member
 
 BOXES = "groundtruth_rect.txt"
 
@@ -34,6 +38,8 @@ def companion_path(companion: Companion, root: Path, scene: Path) -> Path:
     relative = PurePosixPath(scene.relative_to(root).as_posix())
     if companion.kind == "boxes":
         return scene.parent.parent / BOXES
+    if not companion.suffix:
+        return scene
     folders = [companion.folders.get(part, part) for part in relative.parts[:-1]]
     stem = relative.stem
     for old, new in companion.stem.items():
@@ -53,9 +59,28 @@ def _box(path: Path, scene: Path) -> tuple[float, ...]:
     return values
 
 
-def _pixels(companion: Companion, path: Path, ops: list[str]) -> Array:
+def _array(companion: Companion, path: Path) -> Array | None:
+    """An array by its name, or None if the file holds none of that name."""
+    if path.suffix == ".npz":
+        return read_member(path, companion.variable)
+    return read_variable(path, companion.variable)
+
+
+def _picture(companion: Companion, path: Path) -> Array:
     with Image.open(path) as image:
-        pixels = np.asarray(image.convert("RGB") if companion.kind == "rgb" else image)
+        return np.asarray(image.convert("RGB") if companion.kind == "rgb" else image)
+
+
+def _pixels(companion: Companion, path: Path, ops: list[str]) -> Array | None:
+    pixels = _array(companion, path) if companion.variable else _picture(companion, path)
+    if pixels is None:
+        return None
+    if companion.kind == "rgb" and (pixels.ndim != 3 or pixels.shape[2] != 3):
+        raise InputError(f"{path} holds a {pixels.shape} {companion.name}, a colour picture has three channels")
+    if companion.kind == "labels" and pixels.dtype.kind == "f":  # MATLAB saves class numbers as doubles
+        if not (np.isfinite(pixels).all() and (pixels == np.rint(pixels)).all()):
+            raise InputError(f"{path}: {companion.name} is no label map, its values are not whole numbers")
+        pixels = pixels.astype(np.int32)
     if companion.kind == "labels" and pixels.ndim == 3 and (pixels == pixels[..., :1]).all():
         pixels = pixels[..., 0]  # a grey map that was saved in colour
     if companion.kind == "labels" and pixels.ndim != 2:
@@ -82,5 +107,8 @@ def find_companions(row: Row, root: Path, scene: Path) -> tuple[list[Found], lis
                 found.append(Found(companion.name, "boxes", path, box=_box(path, scene)))
             else:
                 pixels = _pixels(companion, path, row.spatial_ops)
+                if pixels is None:
+                    missing.append(f"no {companion.name} in {path.name}: it holds no array {companion.variable!r}")
+                    continue
                 found.append(Found(companion.name, companion.kind, path, pixels))
     return found, missing

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +13,26 @@ from sharding.catalog import Row, find_scenes, load_row
 from sharding.companions import companion_path, find_companions
 from sharding.errors import InputError
 from sharding.readers import open_raw
+from sharding.readers.png_bands import band_files
 from sharding.records import Failure, Record, Unit, commit, commit_failure, fingerprint, read_record, sha256_file
 from sharding.stage import RunOptions, StageResult, run_units
 
-LOGIC = 2
+LOGIC = 3
 
 
 @dataclass
 class DatasetConfig:
-    """One dataset of a recipe: a catalog key, where its files are, and optionally the user's own row."""
+    """One dataset of a recipe: a catalog key, where its files are, and optionally the user's own row.
+
+    `expand` writes low-rank scenes (`.hsd`) as full cubes; by default they keep their rank, a tenth of the bytes.
+    """
 
     name: str
     root: str
     row: str | None = None
     limit: int | None = None
     train: bool = True
+    expand: bool = False
 
 
 def dataset_row(dataset: DatasetConfig) -> Row:
@@ -52,22 +58,34 @@ def _source_files(row: Row, root: Path, path: Path) -> list[Path]:
     files = [path]
     if path.suffix.lower() == ".hdr":
         files = sorted(other for other in path.parent.iterdir() if other.stem == path.stem and other.is_file())
+    if row.container == "png-bands":
+        files = list(band_files(path).values())
     beside = [companion_path(companion, root, path) for companion in row.companions]
-    return files + [other for other in beside if other.is_file()]
+    return list(dict.fromkeys(files + [other for other in beside if other.is_file()]))
 
 
-def _input_fingerprint(row: Row, root: Path, path: Path, record_path: Path) -> str:
-    """Hash of a scene's files; those whose size and time the record already knows are not read again."""
+def _input_fingerprint(row: Row, root: Path, path: Path, digest: Callable[[Path], str] = sha256_file) -> str:
+    """Hash of a scene's files."""
     try:
-        files = _source_files(row, root, path)
-        stats = [_stat(file) for file in files]
-        if record_path.is_file():
-            record = read_record(record_path)
-            if record.extra.get("stat") == stats:
-                return record.inputs
-        return fingerprint([[file.name, sha256_file(file)] for file in files])
+        return fingerprint([[file.name, digest(file)] for file in _source_files(row, root, path)])
     except OSError as error:
         return f"unreadable: {error.strerror}"
+
+
+def _known_inputs(row: Row, root: Path, path: Path, record_path: Path) -> str:
+    """The hash of files that were ingested before; those whose size and time the record knows are not read again.
+
+    Empty for a new scene: whoever ingests it hashes it, so that starting does not wait for every file to be read.
+    """
+    if not record_path.is_file():
+        return ""
+    record = read_record(record_path)
+    try:
+        if record.extra.get("stat") == [_stat(file) for file in _source_files(row, root, path)]:
+            return record.inputs
+    except OSError:
+        pass
+    return _input_fingerprint(row, root, path)
 
 
 def ingest_units(workdir: Path, datasets: Sequence[DatasetConfig]) -> list[Unit]:
@@ -79,11 +97,11 @@ def ingest_units(workdir: Path, datasets: Sequence[DatasetConfig]) -> list[Unit]
     units = []
     for dataset in datasets:
         row = dataset_row(dataset)
-        config = {"logic": LOGIC, "row": row.bytes_config()}
+        config = {"logic": LOGIC, "row": row.bytes_config(), "expand": dataset.expand}
         root = Path(dataset.root).expanduser()
         for scene, path in find_scenes(row, root, dataset.limit):
             data, record = cube_paths(workdir, dataset.name, scene)
-            inputs = _input_fingerprint(row, root, path, record)
+            inputs = _known_inputs(row, root, path, record)
             payload = (row, scene, path, root)
             units.append(Unit("ingest", f"{dataset.name}/{scene}", data, record, inputs, config, payload))
     return units
@@ -91,21 +109,24 @@ def ingest_units(workdir: Path, datasets: Sequence[DatasetConfig]) -> list[Unit]
 
 def ingest_one(unit: Unit) -> Record:
     """Read one raw scene with its companions and write its cube; what cannot be read becomes a failure row."""
-    from sharding.store import check_cube, write_companions, write_cube
+    from sharding.cube_writer import write_companions, write_cube
 
     row, scene, path, root = unit.payload
+    digest = cache(sha256_file)
+    unit = replace(unit, inputs=_input_fingerprint(row, root, path, digest))
 
     def write(temporary: Path) -> Any:
         raw = open_raw(row, path)
         found, missing = find_companions(row, root, path)
-        body = write_cube(temporary, row, scene, raw)
-        write_companions(temporary, found)
+        split = row.split_of(path.relative_to(root))
+        body = write_cube(temporary, row, scene, raw, expand=unit.config["expand"], split=split, digest=digest)
+        write_companions(temporary, found, digest)
         body.counts |= {"companions": len(found), "missing_companions": len(missing)}
         body.extra |= {"missing": missing, "stat": [_stat(file) for file in _source_files(row, root, path)]}
         return body
 
     try:
-        return commit(unit, write, check_cube)
+        return commit(unit, write)
     except InputError as error:
         return commit_failure(unit, Failure.of(str(path), error))
 

@@ -1,7 +1,8 @@
 """An RGB picture of a cube for SAM2 and the teacher, with the rule that made it recorded.
 
-A sensor that covers the visible is integrated with the CIE 1931 colour matching functions (analytic fit of
-Wyman, Sloan and Shirley, JCGT 2013) to sRGB; any other gets three bands as false colour, longest as red.
+A registered RGB companion is taken as it is. Without one, a sensor that covers the visible is integrated with the
+CIE 1931 colour matching functions (analytic fit of Wyman, Sloan and Shirley, JCGT 2013) to sRGB; any other gets three
+bands as false colour, longest as red.
 """
 
 from __future__ import annotations
@@ -33,10 +34,15 @@ def _matching_C3(wl_C: Array) -> Array:
     return np.stack(columns, 1)
 
 
+def covers_visible(wl_C: Array) -> bool:
+    """Whether a picture in true colour can be made of these bands."""
+    return bool(np.min(wl_C) <= VISIBLE_NM[0] and np.max(wl_C) >= VISIBLE_NM[1])
+
+
 def rendering_weights(wl_C: Array) -> tuple[Array, str]:
     """Weights [C, 3] from bands to linear RGB, and the name of the rule."""
     wl_C = np.asarray(wl_C, float)
-    if wl_C.min() <= VISIBLE_NM[0] and wl_C.max() >= VISIBLE_NM[1]:
+    if covers_visible(wl_C):
         spacing = np.abs(np.gradient(wl_C)) if len(wl_C) > 1 else np.ones(1)
         xyz = _matching_C3(wl_C) * spacing[:, None]
         xyz = xyz / xyz[:, 1].sum()
@@ -63,3 +69,11 @@ def render_rgb(cube_CHW: Array, wl_C: Array, valid_HW: Array) -> tuple[NDArray[n
     linear = np.clip(rgb / np.maximum(white, 1e-12), 0, 1) * valid_HW[..., None]
     gamma = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
     return np.rint(gamma * 255).astype(np.uint8), rule
+
+
+def companion_rgb(pixels_HW3: Array) -> NDArray[np.uint8]:
+    """A dataset's own picture in 8 bits; one of another type is scaled so that its largest value is white."""
+    if pixels_HW3.dtype == np.uint8:
+        return pixels_HW3
+    values = np.nan_to_num(pixels_HW3.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    return np.rint(np.clip(values / max(float(values.max()), 1e-12), 0, 1) * 255).astype(np.uint8)

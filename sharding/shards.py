@@ -102,14 +102,15 @@ class SampleRef:
         """Physical values [K, H, W] of the chosen bands; the others are neither read nor decoded."""
         start, size = self.members["cube.bands"]
         slices = band_slices(meta)
-        if chosen is None or len(chosen) > len(slices) // 2:
+        lowrank = "basis" in meta
+        if lowrank or chosen is None or len(chosen) > len(slices) // 2:
             whole = self.read_at(start, size)
-            picked = range(len(slices)) if chosen is None else chosen
+            picked = range(len(slices)) if lowrank or chosen is None else chosen
             frames = [whole[slices[int(band)]] for band in picked]
         else:
             parts = [slices[int(band)] for band in chosen]
             frames = [self.read_at(start + part.start, part.stop - part.start) for part in parts]
-        return decode_frames(frames, meta)
+        return decode_frames(frames, meta).physical(chosen if lowrank and chosen is not None else slice(None))
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ A pass goes in strips of rows of some megabytes, so memory does not follow the s
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,15 +17,16 @@ from sharding.readers import Array, RawCube
 from sharding.readers.lazy import LazyCube
 
 BLOCK_ROWS = 256
-STRIP_BYTES = 32 << 20
+STRIP_BYTES = 16 << 20
 FULL_SCALES = tuple(float((1 << bits) - 1) for bits in (8, 10, 12, 14, 16))
 
 
 @dataclass
 class Statistics:
-    """Of the valid pixels of a scene, in the values of its file: per band [B], and the mask [H, W].
+    """Of the valid pixels of a scene, in the values of its file: per band [B], and masks [H, W].
 
-    `full_scale` is the highest value, if an integer camera of 8 to 16 bits ends there.
+    `full_scale` is the highest value, if an integer camera of 8 to 16 bits ends there; `saturated_HW` are the valid
+    pixels that reach it in some band.
     """
 
     low_B: Array
@@ -32,6 +34,7 @@ class Statistics:
     mean_B: Array
     std_B: Array
     valid_HW: Array
+    saturated_HW: Array
     full_scale: float | None
 
     def attributes(self, scale: float, offset: float) -> dict[str, Any]:
@@ -51,51 +54,93 @@ def blocks(height: int) -> Iterator[slice]:
         yield slice(start, min(start + BLOCK_ROWS, height))
 
 
-def strips(raw: RawCube, rows: slice) -> Iterator[tuple[slice, Array]]:
-    """(rows, pixels) of some rows, in strips that are small even in float64.
+def strips(raw: RawCube) -> Iterator[tuple[slice, slice, Array]]:
+    """(rows of the block, rows of the strip, planes [B, h, W]) of a scene, in strips of some megabytes.
 
-    A container that is read in chunks is asked once for all the rows, since strips would unpack its chunks again.
-    """
-    _, width, bands = raw.shape_HWB
-    step = max(1, STRIP_BYTES // (8 * width * bands))
-    whole = raw.read(rows) if isinstance(raw.base_HWX, LazyCube) else None
-    for start in range(rows.start, rows.stop, step):
-        part = slice(start, min(start + step, rows.stop))
-        yield part, raw.read(part) if whole is None else whole[part.start - rows.start : part.stop - rows.start]
-
-
-def _invalid(block: Array, nodata: float | None) -> Array:
-    """Pixels that are not finite in some band, or missing in every band."""
-    bad = ~np.isfinite(block).all(-1) if block.dtype.kind == "f" else np.zeros(block.shape[:2], bool)
-    if nodata is not None:
-        bad |= (block == np.asarray(nodata).astype(block.dtype)).all(-1)
-    return np.asarray(bad)
-
-
-def survey(raw: RawCube, nodata: float | None) -> Statistics:
-    """Go over a scene once.
-
-    Raises:
-        InputError: a mask of another size, or no valid pixel at all.
+    A container that is read in chunks is asked once for all rows of a block, since strips would unpack its chunks
+    again. The next piece is read while the last is at work.
     """
     height, width, bands = raw.shape_HWB
-    low, high = np.full(bands, np.inf), np.full(bands, -np.inf)
-    total, square, count = np.zeros(bands), np.zeros(bands), 0
-    valid = np.ones((height, width), bool) if raw.valid_HW is None else raw.valid_HW.astype(bool).copy()
-    if valid.shape != (height, width):
-        raise InputError(f"{raw.sources[0]}: the valid mask is {valid.shape}, the cube {(height, width)}")
-    for rows in blocks(height):
-        for part, block in strips(raw, rows):
-            valid[part] &= ~_invalid(block, nodata)
-            pixels = block.reshape(-1, bands) if valid[part].all() else block[valid[part]]
-            if len(pixels):
-                low, high = np.minimum(low, pixels.min(0)), np.maximum(high, pixels.max(0))
-                wide = pixels.astype(np.float64)
-                total, square = total + wide.sum(0), square + np.einsum("nb,nb->b", wide, wide)
-                count += len(pixels)
-    if not count:
-        raise InputError(f"{raw.sources[0]}: no pixel is valid (all are NaN, missing or masked)")
-    mean = total / count
-    std = np.sqrt(np.maximum(square / count - mean * mean, 0.0))
-    full = float(high.max()) if raw.dtype.kind in "iu" and float(high.max()) in FULL_SCALES else None
-    return Statistics(low, high, mean, std, valid, full)
+    lazy = isinstance(raw.base_HWX, LazyCube)
+    step = BLOCK_ROWS if lazy else max(1, STRIP_BYTES // (raw.dtype.itemsize * width * bands))
+    wanted = []
+    for block in blocks(height):
+        starts = range(block.start, block.stop, step)
+        wanted += [(block, slice(start, min(start + step, block.stop))) for start in starts]
+    with ThreadPoolExecutor(1) as pool:
+        ahead = pool.submit(raw.planes, wanted[0][1])
+        for index, (block, part) in enumerate(wanted):
+            planes_BHW = ahead.result()
+            if index + 1 < len(wanted):
+                ahead = pool.submit(raw.planes, wanted[index + 1][1])
+            yield block, part, planes_BHW
+
+
+def _invalid(block_BHW: Array, nodata: float | None) -> Array:
+    """Pixels that are not finite in some band, or missing in every band."""
+    bad = np.zeros(block_BHW.shape[1:], bool)
+    dtype = block_BHW.dtype
+    with np.errstate(all="ignore"):
+        if dtype.kind == "f" and not np.isfinite(np.add.reduce(block_BHW, 0)).all():  # NaN and inf survive a sum
+            bad |= ~np.isfinite(block_BHW).all(0)
+        missing = None if nodata is None else np.asarray(nodata).astype(dtype)
+    if missing is not None and (dtype.kind == "f" or float(missing) == nodata):
+        bad |= (block_BHW == missing).all(0)
+    return bad
+
+
+class Survey:
+    """Takes a scene strip by strip, each once, and tells its statistics at the end."""
+
+    def __init__(self, raw: RawCube, nodata: float | None) -> None:
+        """Raises InputError: a valid mask of another size than the cube."""
+        height, width, bands = raw.shape_HWB
+        self.source, self.nodata = raw.sources[0] if raw.sources else "a cube in memory", nodata
+        self.valid_HW = np.ones((height, width), bool) if raw.valid_HW is None else raw.valid_HW.astype(bool).copy()
+        if self.valid_HW.shape != (height, width):
+            raise InputError(f"{self.source}: the valid mask is {self.valid_HW.shape}, the cube {(height, width)}")
+        self.integer = raw.dtype.kind in "iu"
+        self.low_B, self.high_B = np.full(bands, np.inf), np.full(bands, -np.inf)
+        self.total_B, self.square_B, self.count = np.zeros(bands), np.zeros(bands), 0
+        self.top = -np.inf
+        self.top_HW = np.zeros((height, width), bool)
+
+    def add(self, part: slice, block_BHW: Array) -> None:
+        """One strip: rows of the scene and their planes."""
+        valid = self.valid_HW[part]
+        valid &= ~_invalid(block_BHW, self.nodata)
+        whole = bool(valid.all())
+        for band, plane in enumerate(block_BHW):
+            values = plane.ravel() if whole else plane[valid]
+            if not values.size:
+                return
+            self.low_B[band] = min(self.low_B[band], values.min())
+            self.high_B[band] = max(self.high_B[band], values.max())
+            wide = values.astype(np.float64)
+            self.total_B[band] += wide.sum()
+            self.square_B[band] += wide @ wide
+        self.count += int(valid.sum())
+        if self.integer:
+            self._saturation(part, block_BHW, valid)
+
+    def _saturation(self, part: slice, block_BHW: Array, valid: Array) -> None:
+        """Remember the pixels at the highest value so far; a higher one forgets them."""
+        if self.high_B.max() > self.top:
+            self.top = float(self.high_B.max())
+            self.top_HW[: part.start] = False
+        if self.top in FULL_SCALES:
+            self.top_HW[part] = (block_BHW == int(self.top)).any(0) & valid
+
+    def finish(self) -> Statistics:
+        """The statistics of all that was added.
+
+        Raises:
+            InputError: no pixel is valid.
+        """
+        if not self.count:
+            raise InputError(f"{self.source}: no pixel is valid (all are NaN, missing or masked)")
+        mean_B = self.total_B / self.count
+        std_B = np.sqrt(np.maximum(self.square_B / self.count - mean_B * mean_B, 0.0))
+        full = self.top if self.integer and self.top in FULL_SCALES else None
+        saturated_HW = self.top_HW if full is not None else np.zeros_like(self.top_HW)
+        return Statistics(self.low_B, self.high_B, mean_B, std_B, self.valid_HW, saturated_HW, full)

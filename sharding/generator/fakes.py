@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
+from PIL import Image
 from scipy.io import savemat
 
 from sharding.generator import formats
@@ -31,7 +32,7 @@ def _mat(name: str, **more: Any) -> Writer:
     return write
 
 
-def _mat73(name: str, vector: str | None = None, turn: Callable[[Cube], Cube] | None = None) -> Writer:
+def _mat73(name: str, vector: str | None = None, turn: Callable[[Cube], Cube] | None = None, **more: Any) -> Writer:
     """MATLAB v7.3: 512 bytes of its own, then HDF5 with the axes reversed."""
 
     def write(path: Path, cube_HWB: Cube, wl_C: list[float]) -> None:
@@ -39,6 +40,8 @@ def _mat73(name: str, vector: str | None = None, turn: Callable[[Cube], Cube] | 
             stored = cube_HWB if turn is None else turn(cube_HWB)
             file.create_dataset(name, data=stored.transpose(2, 1, 0), compression="gzip")
             file["norm_factor"] = np.array([[1.0]])
+            for other, values in more.items():
+                file[other] = values.T
             if vector is not None:
                 file[vector] = np.array([wl_C]).T
         with path.open("r+b") as raw:
@@ -53,6 +56,11 @@ def _npy(order: tuple[int, int, int]) -> Writer:
 
 def _npz(path: Path, cube_HWB: Cube, wl_C: list[float]) -> None:  # noqa: ARG001
     np.savez_compressed(path, cube=cube_HWB)
+
+
+def _png_bands(path: Path, cube_HWB: Cube, wl_C: list[float]) -> None:  # noqa: ARG001
+    for band, plane in enumerate(cube_HWB.transpose(2, 0, 1), 1):
+        Image.fromarray(plane).save(path.with_name(path.name.replace("_01.", f"_{band:02d}.")))
 
 
 def _tiff(path: Path, cube_HWB: Cube, wl_C: list[float]) -> None:  # noqa: ARG001
@@ -90,16 +98,29 @@ def _blood(path: Path, cube_HWB: Cube, wl_C: list[float]) -> None:  # noqa: ARG0
     formats.write_envi(path, noise, None, "bsq", "<f4", ".float")
 
 
+def _quarter(cube_HWB: Cube) -> Cube:
+    return np.rot90(cube_HWB, -1)
+
+
 def _swap(cube_HWB: Cube) -> Cube:
     return cube_HWB.swapaxes(0, 1)
 
 
 SAME, BAND_FIRST = (0, 1, 2), (2, 0, 1)
+# No turn, mirror or swap of red and blue leaves these as they are: red to the left, blue above; ids that rise.
+PICTURE_HW3 = np.zeros((*SIDE_HW, 3), np.uint8)
+PICTURE_HW3[:, :3, 0], PICTURE_HW3[0, :, 2] = 255, 200
+IDS_HW = np.arange(54, dtype=np.uint8).reshape(SIDE_HW)
+MASK_HW = (IDS_HW < 12).astype(np.uint8) * 255
+IDS_BLOOD = np.pad(IDS_HW, ((0, 514), (0, 0)))
+BOX = np.array([3.0, 1.0, 4.0, 2.0])
+MAPS = {"label_Semantic Classes for Urban Scenes": IDS_HW, "label_spectral_reflectances": IDS_HW // 7}
 # Where the publisher puts a scene, type of its values, how they are written.
 FAKES: dict[str, tuple[str, str, Writer]] = {
     "aphid": ("hyper/001.npy", "f4", _npy(BAND_FIRST)),
     "arad_1k_16": ("mats/ARAD_1K_0001_16.mat", "f4", _mat73("cube")),
     "arad_1k_31": ("mats/ARAD_1K_0001.mat", "f4", _mat73("cube", "bands")),
+    "cave_png": ("balloons_ms/balloons_ms_01.png", "u2", _png_bands),
     "cave": ("balloons.mat", "f8", _mat("DataCube")),
     "deephsnir": ("Kiwi/NIR/day_01/kiwi_day_01_01_front.hdr", "f4", _envi("bil", "<f4", ".bin", False)),
     "deephsvis": ("Kiwi/VIS/day_01/kiwi_day_01_01_front.hdr", "f4", _envi("bil", "<f4", ".bin", False)),
@@ -113,14 +134,14 @@ FAKES: dict[str, tuple[str, str, Writer]] = {
     "hsidrive20": ("images/training/nf1112_MF_TC.npy", "f4", _npy(SAME)),
     "hsiroad": ("images/0001_nir.tif", "u1", _tiff),
     "hsodbitv2": ("hyperspectral/0001.h5", "f4", _mat73("dataset")),
-    "hykov2nir": ("set-1_0001_spec_annotated.mat", "f8", _mat("data", label_x=np.zeros(SIDE_HW))),
-    "hykov2vis": ("set-1_0001_spec_annotated.mat", "f8", _mat("data", label_x=np.zeros(SIDE_HW))),
-    "hyperblood": ("A_1.hdr", "f4", _blood),
+    "hykov2nir": ("set-1_0001_spec_annotated.mat", "f8", _mat("data", **MAPS)),
+    "hykov2vis": ("set-1_0001_spec_annotated.mat", "f8", _mat("data", **MAPS)),
+    "hyperblood": ("data/A_1.hdr", "f4", _blood),
     "hyperdrive": ("HSI_REGISTERED/1.npz", "f2", _npz),
     "hyperdrivevnir": ("HSI_REGISTERED/1.npz", "f2", _npz),
     "hyperdriveswir": ("HSI_REGISTERED/1.npz", "f2", _npz),
     "hyperspectralcityv2": ("train/20210409_140341_001.hsd", "f4", _hsd),
-    "icvl": ("4cam_0411-1640-1.mat", "f8", _mat73("rad", "bands", lambda cube: np.rot90(cube, -1))),
+    "icvl": ("4cam_0411-1640-1.mat", "f8", _mat73("rad", "bands", _quarter, rgb=PICTURE_HW3)),
     "libhsi": (
         "reflectance_cubes/2022_001.hdr", "f4", _envi("bil", "<f4", ".dat", True, lambda cube: np.rot90(cube, 1))
     ),
@@ -133,6 +154,54 @@ FAKES: dict[str, tuple[str, str, Writer]] = {
     "virginia_tech_tree": ("oak_01.hdr", "u2", _envi("bil", "<u2", ".bil", True, _swap)),
     "vnihdhiatlimafb": ("leaf_01.hdr", "f4", _envi("bil", "<f4", ".dat", True, _swap)),
 }  # fmt: skip
+
+
+_HOT = "groundtruth_rect.txt"
+_DRIVE = {
+    "rgb": ("RGB_REGISTERED/1.png", PICTURE_HW3), "segmentation": ("SEGMENTATIONS_REGISTERED/1.jpg", PICTURE_HW3),
+}  # fmt: skip
+# What lies beside that scene: name, where, and what a user must get of it ("" = in the scene's own file).
+BESIDE: dict[str, dict[str, tuple[str, Cube]]] = {
+    "arad_1k_31": {"rgb": ("rgb/ARAD_1K_0001.jpg", PICTURE_HW3)},
+    "aphid": {"labels": ("masks/001.png", IDS_HW)},
+    "cave_png": {"rgb": ("balloons_ms/balloons_RGB.bmp", PICTURE_HW3)},
+    **{
+        f"hot{kind.lower()}": {
+            "rgb": (f"training/HSI-{kind}-FalseColor/car1/img/0001.jpg", PICTURE_HW3),
+            "box": (f"training/HSI-{kind}/car1/{_HOT}", BOX),
+        }
+        for kind in ("NIR", "RedNIR", "VIS")
+    },
+    "hsidrive20": {"rgb": ("RGB/nf1112_pseudocolor.png", PICTURE_HW3)},
+    "hsiroad": {"rgb": ("images/0001_rgb.tif", PICTURE_HW3), "labels": ("masks/0001_nir.tif", IDS_HW)},
+    "hsodbitv2": {"rgb": ("color/0001.jpg", PICTURE_HW3)},
+    "hs_sod": {"rgb": ("color/0001.jpg", PICTURE_HW3), "saliency": ("ground-truth/0001.jpg", MASK_HW)},
+    "hykov2nir": {"classes": ("", IDS_HW), "materials": ("", IDS_HW // 7)},
+    "hykov2vis": {"classes": ("", IDS_HW), "materials": ("", IDS_HW // 7)},
+    "hyperblood": {"labels": ("anno/A_1.npz", IDS_BLOOD)},
+    "hyperdrive": _DRIVE,
+    "hyperdrivevnir": _DRIVE,
+    "hyperdriveswir": _DRIVE,
+    "hyperspectralcityv2": {"labels": ("gt/rgb20210409_140341_001_gray.png", IDS_HW)},
+    "icvl": {"rgb": ("", PICTURE_HW3)},
+    "libhsi": {"rgb": ("rgb/2022_001.png", PICTURE_HW3), "labels": ("labels/2022_001.png", IDS_HW)},
+}
+
+
+def write_beside(key: str, root: Path) -> dict[str, Cube]:
+    """Write the companions of a fake scene as the publisher has them; name -> what a user must get."""
+    wanted = BESIDE.get(key, {})
+    for place, values in wanted.values():
+        path = root / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if values is BOX:
+            path.write_text("\t".join(f"{value:g}" for value in values) + "\n9\t9\t9\t9\n")
+        elif path.suffix == ".npz":
+            np.savez_compressed(path, gt=values)
+        elif place:
+            exact: dict[str, Any] = {"quality": 100, "subsampling": 0} if path.suffix == ".jpg" else {}
+            Image.fromarray(values).save(path, **exact)
+    return {name: values for name, (_, values) in wanted.items()}
 
 
 def write_fake(key: str, root: Path, wavelength_nm: list[float]) -> Cube:

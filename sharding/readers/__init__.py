@@ -9,7 +9,7 @@ the bands are expanded on reading, so turns of the image plane are views too.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from sharding.catalog import Row, check_wavelengths, expand_bands, expand_wavelength
 from sharding.errors import HyperVisionError, InputError
+from sharding.planes import as_planes, expand_scores
 from sharding.readers.lazy import LazyCube
 
 Array = NDArray[Any]
@@ -33,6 +34,7 @@ OPENERS = {
     "npz": ("numpy_files", "open_npz"),
     "tiff": ("tiff", "open_tiff"),
     "mosaic-png": ("mosaic", "open_mosaic"),
+    "png-bands": ("png_bands", "open_png_bands"),
     "hsd": ("hsd", "open_hsd"),
 }
 
@@ -95,26 +97,31 @@ class RawCube:
         return stored.newbyteorder("=") if self.basis is None else np.dtype(np.float32)
 
     def read(self, rows: slice = slice(None), cols: slice = slice(None), bands: Any = slice(None)) -> Array:
-        """Pixels of a window and a subset of bands, (h, w, b), without touching the rest.
+        """Pixels of a window and a subset of bands as (h, w, b); see `planes`."""
+        return self.planes(rows, cols, bands).transpose(1, 2, 0)
+
+    def planes(self, rows: slice = slice(None), cols: slice = slice(None), bands: Any = slice(None)) -> Array:
+        """Pixels of a window and a subset of bands, (b, h, w), without touching the rest.
 
         Raises:
             InputError: the file is damaged where it was not looked at before.
         """
-        with reading(self.sources[-1] if self.sources else Path("a cube in memory"), "scene"):
-            return self._read(rows, cols, bands)
-
-    def _read(self, rows: slice, cols: slice, bands: Any) -> Array:
         if self.kept is not None:
             bands = np.array(self.kept)[bands]
-        if isinstance(self.base_HWX, LazyCube):
-            return self.base_HWX.read(rows, cols, bands).astype(self.dtype, copy=False)
-        window = self.base_HWX[rows, cols]
-        if self.basis is None:
-            return np.ascontiguousarray(window[..., bands]).astype(self.dtype, copy=False)
-        mean_B, coeff_DB = self.basis
-        cube = np.ascontiguousarray(window, dtype=np.float32) @ coeff_DB[:, bands]
-        cube += mean_B[bands]
-        return cube
+        if self.basis is not None:
+            return expand_scores(self.scores(rows, cols), self.basis, bands)
+        with self._reading():
+            if isinstance(self.base_HWX, LazyCube):
+                return as_planes(self.base_HWX.read(rows, cols, bands))
+            return as_planes(self.base_HWX[rows, cols][..., bands])
+
+    def scores(self, rows: slice = slice(None), cols: slice = slice(None)) -> Array:
+        """Scores of a low-rank cube in a window, float32 (d, h, w)."""
+        with self._reading():
+            return as_planes(self.base_HWX[rows, cols])
+
+    def _reading(self) -> AbstractContextManager[None]:
+        return reading(self.sources[-1] if self.sources else Path("a cube in memory"), "scene")
 
 
 def _reader(container: str) -> Callable[[Row, Path], RawCube]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from sharding.catalog import Row
 from sharding.errors import InputError
-from sharding.readers import RawCube, choose_cube, vector_names
+from sharding.readers import Array, RawCube, choose_cube, vector_names
 from sharding.readers.lazy import LazyCube
 
 CHUNK_CACHE_BYTES = 64 << 20
@@ -50,6 +50,12 @@ def _mask(row: Row, file: Any, path: Path, plane: str) -> Any:
         raise InputError(f"{path} has no mask {row.valid_variable!r}; mend valid_variable in row {row.key}")
     mask = np.asarray(_dataset(file, row.valid_variable, path)[()]) != 0
     return mask if plane.index("h") < plane.index("w") else mask.T
+
+
+def read_dataset(path: Path, name: str) -> Array | None:
+    """A whole array by its name, in the axes that h5py shows, or None if there is none."""
+    with h5py.File(path, "r") as file:
+        return np.asarray(_dataset(file, name, path)[()]) if name in _arrays(file) else None
 
 
 def open_hdf5(row: Row, path: Path, axes: str | None = None) -> RawCube:

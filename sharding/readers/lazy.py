@@ -74,4 +74,4 @@ class LazyCube:
         order = [self.axes.index(letter) for letter in ("whb" if self.swap else "hwb")]
         parts = [np.transpose(self.array[tuple({**plane, "b": one}[a] for a in self.axes)], order) for one in chosen]
         window = parts[0] if len(parts) == 1 else np.concatenate(parts, 2)
-        return np.ascontiguousarray(window[:: -1 if rows_back else 1, :: -1 if cols_back else 1])
+        return window[:: -1 if rows_back else 1, :: -1 if cols_back else 1]

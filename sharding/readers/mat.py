@@ -8,7 +8,7 @@ import numpy as np
 
 from sharding.catalog import Row
 from sharding.errors import InputError
-from sharding.readers import RawCube, as_hwb, choose_cube, vector_names
+from sharding.readers import Array, RawCube, as_hwb, choose_cube, vector_names
 from sharding.readers.mat5 import list_arrays, read_array
 
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -19,6 +19,17 @@ def is_hdf5(path: Path) -> bool:
     with path.open("rb") as file:
         start = file.read(520)
     return HDF5_SIGNATURE in (start[:8], start[512:])
+
+
+def read_variable(path: Path, name: str) -> Array | None:
+    """An array beside the cube, in the axes that MATLAB shows, or None if there is none of that name."""
+    if is_hdf5(path):
+        from sharding.readers.hdf5 import read_dataset
+
+        stored = read_dataset(path, name)
+        return None if stored is None else stored.T
+    arrays = list_arrays(path)
+    return read_array(path, arrays[name]) if name in arrays else None
 
 
 def open_mat(row: Row, path: Path) -> RawCube:

@@ -10,7 +10,7 @@ import numpy as np
 
 from sharding.catalog import Row
 from sharding.errors import InputError
-from sharding.readers import LARGEST_RATIO, RawCube, as_hwb
+from sharding.readers import LARGEST_RATIO, Array, RawCube, as_hwb
 
 
 def _as_cube(row: Row, path: Path, array: Any) -> RawCube:
@@ -30,22 +30,36 @@ def open_npz(row: Row, path: Path) -> RawCube:
     A packed member is in memory after this; a file that asks for more than its bytes can hold is refused.
     """
     with zipfile.ZipFile(path) as archive:
-        names = {Path(info.filename).stem: info for info in archive.infolist() if info.filename.endswith(".npy")}
+        names = _members(archive)
         name = row.variable or (next(iter(names)) if len(names) == 1 else None)
         if name not in names:
             raise InputError(
                 f"{path} has no array {name or ''!r} (it holds {', '.join(names) or 'nothing'}); "
                 f"name one with variable in row {row.key}"
             )
-        info = names[name]
-        if info.file_size > LARGEST_RATIO * max(info.compress_size, 1):
-            raise InputError(f"{path}: member {name} claims {info.file_size} bytes, more than its {info.compress_size}")
-        with archive.open(info) as stream:
-            version = np.lib.format.read_magic(stream)
-            read_header = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}[version[0]]
-            shape, fortran, dtype = read_header(stream)
-            need = float(np.prod(shape, dtype=np.float64)) * dtype.itemsize
-            if dtype.hasobject or stream.tell() + need != info.file_size:
-                raise InputError(f"{path}: member {name} is {dtype} {shape}, which its {info.file_size} bytes are not")
-            array = np.frombuffer(stream.read(), dtype).reshape(shape, order="F" if fortran else "C")
-    return _as_cube(row, path, array)
+        return _as_cube(row, path, _member(path, archive, names[name]))
+
+
+def read_member(path: Path, name: str) -> Array | None:
+    """A whole array of an `.npz` by its name, or None if there is none."""
+    with zipfile.ZipFile(path) as archive:
+        names = _members(archive)
+        return _member(path, archive, names[name]) if name in names else None
+
+
+def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    return {Path(info.filename).stem: info for info in archive.infolist() if info.filename.endswith(".npy")}
+
+
+def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Array:
+    name = Path(info.filename).stem
+    if info.file_size > LARGEST_RATIO * max(info.compress_size, 1):
+        raise InputError(f"{path}: member {name} claims {info.file_size} bytes, more than its {info.compress_size}")
+    with archive.open(info) as stream:
+        version = np.lib.format.read_magic(stream)
+        read_header = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}[version[0]]
+        shape, fortran, dtype = read_header(stream)
+        need = float(np.prod(shape, dtype=np.float64)) * dtype.itemsize
+        if dtype.hasobject or stream.tell() + need != info.file_size:
+            raise InputError(f"{path}: member {name} is {dtype} {shape}, which its {info.file_size} bytes are not")
+        return np.frombuffer(stream.read(), dtype).reshape(shape, order="F" if fortran else "C")

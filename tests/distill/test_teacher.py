@@ -9,6 +9,7 @@ from distill.losses import Distiller
 from distill.teacher import Teacher
 from distill.views import TeacherConfig, View, apply_view
 from sharding.errors import ConfigError
+from sharding.planes import Planes
 from sharding.records import Body, Unit, commit, find_records, read_record
 from sharding.sample import encode_sample
 from sharding.shards import index_shard, open_manifest, write_shard
@@ -30,7 +31,7 @@ def manifest(tmp_path):
             mask = np.ones((16, 16), np.uint16)
             rgb = rng.integers(0, 255, (16, 16, 3)).astype(np.uint8)
             pictures = {"instances": mask, "materials": mask, "valid": mask.astype(np.uint8), "rgb": rgb}
-            yield encode_sample(f"s-{index}", mask[None], pictures, {"scale": 1.0, "offset": 0.0})
+            yield encode_sample(f"s-{index}", Planes(mask[None]), pictures, {})
 
     def write(path):
         write_shard(path, samples())

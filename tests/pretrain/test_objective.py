@@ -9,6 +9,7 @@ from pretrain.data import choose_bands, hidden_spectra, make_batch, token_covera
 from pretrain.objective import SpectrumHead, mask_loss, material_contrast, pool_masks, spectra_loss
 from pretrain.probe import Patches, fit_linear, in_scene
 from sharding.errors import ConfigError
+from sharding.planes import Planes
 from sharding.sample import encode_sample
 from sharding.shards import SampleRef, index_shard, write_shard
 
@@ -51,8 +52,12 @@ def test_hidden_spectra_do_not_depend_on_brightness_and_leave_out_the_dark():
     hidden = np.stack([np.full((8, 8), 0.5), np.full((8, 8), 9.0)])
     light = np.repeat(np.repeat([[1.0, 20.0], [0.0, 3.0]], 4, 0), 4, 1)
     want = np.array([[[-0.5, -0.5], [np.nan, -0.5]], [[4.0, 4.0], [np.nan, 4.0]]])
-    np.testing.assert_allclose(hidden_spectra(seen * light, hidden * light, 4), want)
-    assert hidden_spectra(seen, hidden[:0], 4).shape == (0, 2, 2)
+    saturated = np.zeros((8, 8), bool)
+    np.testing.assert_allclose(hidden_spectra(seen * light, hidden * light, 4, saturated), want)
+    saturated[7, 7] = True
+    want[:, 1, 1] = np.nan
+    np.testing.assert_allclose(hidden_spectra(seen * light, hidden * light, 4, saturated), want)
+    assert hidden_spectra(seen, hidden[:0], 4, saturated).shape == (0, 2, 2)
 
 
 def test_spectra_loss_counts_only_what_there_is_to_tell():
@@ -79,9 +84,9 @@ def test_a_batch_hides_bands_that_the_view_does_not_hold(tmp_path):
     labels = np.repeat([[1, 2]], 16, 0).repeat(8, 1).astype(np.uint16)
     pictures = {"instances": labels, "materials": labels, "valid": np.ones((16, 16), np.uint8)}
     masks = [{"id": 1, "material": 1, "pixels": 128}, {"id": 2, "material": 2, "pixels": 128}]
-    meta = {"scale": 1.0, "offset": 0.0, "masks": masks, "wavelength_nm": wl, "bad_band": [False] * 12}
-    meta |= {"gsd_m": 0.01, "rgb_rule": "false colour"}
-    sample = encode_sample("a", stored, pictures | {"rgb": np.zeros((16, 16, 3), np.uint8)}, meta)
+    meta = {"masks": masks, "wavelength_nm": wl, "bad_band": [False] * 12}
+    meta |= {"gsd_m": 0.01, "covers_visible": False}
+    sample = encode_sample("a", Planes(stored), pictures | {"rgb": np.zeros((16, 16, 3), np.uint8)}, meta)
     write_shard(tmp_path / "s.tar", [sample])
     ref = SampleRef("d", "a", tmp_path / "s.tar", index_shard(tmp_path / "s.tar")["a"])
     config = SampleConfig(bands_min=4, bands_max=7, hidden=3, max_masks=2, prompts=1)

@@ -6,10 +6,10 @@ import pytest
 from pseudolabel.config import HyperfreeConfig, PseudolabelConfig, Sam2Config
 from pseudolabel.factory import LabelWorker, windows
 from sharding.catalog import Row
+from sharding.cube_writer import write_cube
 from sharding.readers import RawCube
 from sharding.records import Unit, find_records, read_record
 from sharding.shards import SampleRef, index_shard
-from sharding.store import write_cube
 
 WL = tuple(float(nm) for nm in range(450, 700, 10))
 ROW = Row("mine", "mat", "*", list(WL), 0.02)

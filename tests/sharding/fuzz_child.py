@@ -18,7 +18,8 @@ from sharding.ingest import DatasetConfig, ingest_one, ingest_units
 
 KEYS = {
     "mat": "cave", "mat73": "hs_sod", "hdf5": "hs_sod", "envi": "deephsvis", "npy": "hsidrive20", "npz": "hyperdrive",
-    "tiff": "hsiroad", "mosaic-png": "hotvis", "hsd": "hyperspectralcityv2",
+    "tiff": "hsiroad", "mosaic-png": "hotvis", "png-bands": "cave_png",
+    "hsd": "hyperspectralcityv2",
 }  # fmt: skip
 HOSTILE = (0, 1, 0x7FFFFFFF, 0xFFFFFFFF, 0x80000000, 10**12, 2**63 - 1, 2**40)
 

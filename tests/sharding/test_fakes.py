@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sharding.catalog import find_scenes, keys, load_row
-from sharding.generator.fakes import FAKES, write_fake
+from sharding.generator.fakes import FAKES, write_beside, write_fake
 from sharding.ingest import DatasetConfig, cube_paths, ingest_one, ingest_units
 from sharding.readers import open_raw
 from sharding.store import open_cube
@@ -43,14 +43,23 @@ def test_a_row_reads_its_own_layout(tmp_path, key):
 
 
 @pytest.mark.parametrize("key", keys())
-def test_an_ingested_row_is_the_cube_within_its_declared_error(tmp_path, key):
+def test_an_ingested_row_is_the_cube_with_all_that_lies_beside_it(tmp_path, key):
     cube = write_fake(key, tmp_path / "raw", axis_of(key).tolist())
+    beside = write_beside(key, tmp_path / "raw")
+    assert [one.name for one in load_row(key).companions] == list(beside)
     (unit,) = ingest_units(tmp_path, [DatasetConfig(key, str(tmp_path / "raw"))])
     record = ingest_one(unit)
     assert record.done, record.failures
+    assert (record.counts["companions"], record.extra["missing"]) == (len(beside), [])
     stored = open_cube(cube_paths(tmp_path, key, unit.payload[1])[0])
-    got = stored.physical(np.asarray(stored.stored[:, : cube.shape[0]])).transpose(1, 2, 0)
+    got = stored.window(slice(0, cube.shape[0])).physical().transpose(1, 2, 0)
     scale = load_row(key).scale or 1.0
     limit = stored.attrs["largest_error"] * 1.01 + 1e-6
-    assert np.abs(got - cube.astype(float) * scale).max() <= (limit if cube.dtype.kind == "f" else 0)
+    assert np.abs(got - cube.astype(float) * scale).max() <= (limit if cube.dtype.kind == "f" else 1e-9)
     np.testing.assert_allclose(stored.wavelength_nm, axis_of(key), atol=0.01)
+    for name, want in beside.items():
+        told = stored.attrs["companions"][name]
+        pixels = np.array(told["box"]) if told["kind"] == "boxes" else stored.companion(name)
+        assert pixels is not None, f"{name} does not lie over the cube"
+        lossy = told["file"].endswith(".jpg")
+        np.testing.assert_allclose(pixels.astype(float), want, atol=20 if lossy else 0)

@@ -12,7 +12,9 @@ CHILD = Path(__file__).with_name("fuzz_child.py")
 VARIANTS = 300
 
 
-@pytest.mark.parametrize("container", ["mat", "mat73", "hdf5", "envi", "npy", "npz", "tiff", "mosaic-png", "hsd"])
+@pytest.mark.parametrize(
+    "container", ["mat", "mat73", "hdf5", "envi", "npy", "npz", "tiff", "mosaic-png", "png-bands", "hsd"]
+)
 def test_corrupted_files_become_rows_with_a_reason(tmp_path, container):
     command = [sys.executable, CHILD, container, str(VARIANTS), tmp_path]
     result = subprocess.run(

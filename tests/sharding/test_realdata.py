@@ -73,7 +73,7 @@ def test_cave_counts_and_floats_both_come_in(work, shared):
     assert {name: scene.stored.dtype.name for name, scene in scenes.items()} == dict.fromkeys(scenes, "uint16")
     for name, scene in scenes.items():
         raw = loadmat(shared("realdata") / "cave" / f"{name}.mat")["Omsi"]
-        got = np.moveaxis(scene.physical(scene.stored[:]), 0, -1)
+        got = np.moveaxis(scene.window().physical(), 0, -1)
         assert np.abs(got - raw).max() <= 0.51 * scene.attrs["scale"] + 1e-6
         assert scene.wavelength_nm.tolist() == list(range(400, 701, 10))
 
@@ -88,14 +88,14 @@ def test_aviris_keeps_its_integers_and_marks_43_constant_bands(work, shared):
 def test_muufl_keeps_negatives_and_its_mask(work):
     scene = cube(work, "muufl")
     assert int((~scene.valid()).sum()) == 51 * 88 - 3884
-    assert scene.physical(scene.stored[:])[:, scene.valid()].min() < 0
+    assert scene.window().physical()[:, scene.valid()].min() < 0
     assert len(list((work / "cubes" / "muufl_rest.zarr").iterdir())) == 2
 
 
 def test_fenix_applies_its_scale_factor_and_keeps_fwhm(work):
     scene = cube(work, "fenix")
     assert scene.attrs["scale"] == pytest.approx(1 / 65535) and len(scene.attrs["fwhm_nm"]) == 450
-    assert 0 < scene.physical(scene.stored[:]).max() < 1
+    assert 0 < scene.window().physical().max() < 1
 
 
 def test_corn_is_read_although_its_header_lacks_the_byte_order(work):

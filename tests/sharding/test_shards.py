@@ -11,6 +11,7 @@ from numcodecs import Blosc
 from PIL import Image
 
 from sharding.errors import InputError
+from sharding.planes import Planes
 from sharding.sample import encode_sample
 from sharding.shards import SampleRef, index_shard, write_shard
 
@@ -26,7 +27,7 @@ def samples(count=3):
             "valid": (mask > 0).astype(np.uint8),
             "rgb": np.zeros((8, 8, 3), np.uint8),
         }
-        yield stored, mask, encode_sample(f"s-{index}", stored, pictures, {"scale": 0.5, "offset": 1.0, "masks": []})
+        yield stored, mask, encode_sample(f"s-{index}", Planes(stored, 0.5, 1.0), pictures, {"masks": []})
 
 
 @pytest.fixture
@@ -51,6 +52,19 @@ def test_plain_tools_read_it_in_ten_lines(shard):
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(sample["instances.png"]))), mask)
     with tarfile.open(shard) as tar:
         assert len(tar.getnames()) == 18
+
+
+def test_a_low_rank_sample_gives_any_bands_from_its_scores(tmp_path):
+    rng = np.random.default_rng(0)
+    basis = (rng.random(7).astype(np.float32), rng.normal(size=(2, 7)).astype(np.float32))
+    planes = Planes(rng.normal(size=(2, 8, 8)).astype(np.float32), basis=basis).padded(10)
+    pictures = dict.fromkeys(("instances", "materials", "valid", "rgb"), np.zeros((10, 10), np.uint8))
+    write_shard(tmp_path / "a.tar", [encode_sample("s", planes, pictures, {"masks": []})])
+    ref = SampleRef("d", "s", tmp_path / "a.tar", index_shard(tmp_path / "a.tar")["s"])
+    meta = ref.meta()
+    assert meta["shape_CHW"] == [7, 10, 10] and len(meta["frame_bytes"]) == 2
+    np.testing.assert_array_equal(ref.bands(meta), planes.physical())
+    np.testing.assert_allclose(ref.bands(meta, [6, 0]), planes.physical()[[6, 0]], atol=1e-6)
 
 
 def test_a_band_subset_equals_the_whole_and_reads_only_its_frames(shard, monkeypatch):
