@@ -99,6 +99,7 @@ def as_markdown() -> str:
         lines += [f"- read as: {row.container}, files `{row.files}`, wavelengths {_axis(row)}"]
         beside = ", ".join(f"{one.name} ({one.kind})" for one in row.companions)
         lines += [f"- beside it: {beside}"] if beside else []
+        lines += [f"- published splits: {', '.join(row.splits)}"] if row.splits else []
         lines += [f"- doubtful: {row.confidence}"] if row.confidence else []
         lines += [f"- the public reader: {sentence}" for sentence in row.differs]
     return "\n".join(lines) + "\n"

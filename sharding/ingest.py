@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -64,12 +64,27 @@ def _source_files(row: Row, root: Path, path: Path) -> list[Path]:
     return list(dict.fromkeys(files + [other for other in beside if other.is_file()]))
 
 
-def _input_fingerprint(row: Row, root: Path, path: Path, digest: Callable[[Path], str] = sha256_file) -> str:
-    """Hash of a scene's files."""
-    try:
-        return fingerprint([[file.name, digest(file)] for file in _source_files(row, root, path)])
-    except OSError as error:
-        return f"unreadable: {error.strerror}"
+class _Digests:
+    """sha256 of each of a scene's files, taken in a thread of its own while the scene is being read."""
+
+    def __init__(self, row: Row, root: Path, path: Path) -> None:
+        self.pool = ThreadPoolExecutor(1)
+        try:
+            files = _source_files(row, root, path)
+        except OSError:
+            files = [path]
+        self.jobs = {file: self.pool.submit(sha256_file, file) for file in files}
+
+    def __call__(self, path: Path) -> str:
+        """Waits for it."""
+        return self.jobs[path].result() if path in self.jobs else sha256_file(path)
+
+    def fingerprint(self) -> str:
+        """Of all files together."""
+        try:
+            return fingerprint([[file.name, self(file)] for file in self.jobs])
+        except OSError as error:
+            return f"unreadable: {error.strerror}"
 
 
 def _known_inputs(row: Row, root: Path, path: Path, record_path: Path) -> str:
@@ -85,7 +100,9 @@ def _known_inputs(row: Row, root: Path, path: Path, record_path: Path) -> str:
             return record.inputs
     except OSError:
         pass
-    return _input_fingerprint(row, root, path)
+    digests = _Digests(row, root, path)
+    digests.pool.shutdown()
+    return digests.fingerprint()
 
 
 def ingest_units(workdir: Path, datasets: Sequence[DatasetConfig]) -> list[Unit]:
@@ -112,23 +129,26 @@ def ingest_one(unit: Unit) -> Record:
     from sharding.cube_writer import write_companions, write_cube
 
     row, scene, path, root = unit.payload
-    digest = cache(sha256_file)
-    unit = replace(unit, inputs=_input_fingerprint(row, root, path, digest))
+    digests = _Digests(row, root, path)
 
     def write(temporary: Path) -> Any:
         raw = open_raw(row, path)
+        stats = [_stat(file) for file in digests.jobs]
         found, missing = find_companions(row, root, path)
         split = row.split_of(path.relative_to(root))
-        body = write_cube(temporary, row, scene, raw, expand=unit.config["expand"], split=split, digest=digest)
-        write_companions(temporary, found, digest)
+        body = write_cube(temporary, row, scene, raw, expand=unit.config["expand"], split=split, digest=digests)
+        write_companions(temporary, found, digests)
         body.counts |= {"companions": len(found), "missing_companions": len(missing)}
-        body.extra |= {"missing": missing, "stat": [_stat(file) for file in _source_files(row, root, path)]}
+        body.extra |= {"missing": missing, "stat": stats}
+        body.inputs = digests.fingerprint()
         return body
 
     try:
         return commit(unit, write)
     except InputError as error:
-        return commit_failure(unit, Failure.of(str(path), error))
+        return commit_failure(replace(unit, inputs=digests.fingerprint()), Failure.of(str(path), error))
+    finally:
+        digests.pool.shutdown()
 
 
 def ingest(workdir: Path, datasets: Sequence[DatasetConfig], workers: int, options: RunOptions) -> StageResult:

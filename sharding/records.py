@@ -51,11 +51,12 @@ class Failure:
 
 @dataclass
 class Body:
-    """What a unit's writer tells about the bytes it wrote."""
+    """What a unit's writer tells about the bytes it wrote; `inputs` if only the writer knows their fingerprint."""
 
     counts: dict[str, int] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
     extra: dict[str, Any] = field(default_factory=dict)
+    inputs: str | None = None
 
 
 @dataclass
@@ -192,7 +193,7 @@ def publish(
     unit.record.unlink(missing_ok=True)
     _replace(temporary, unit.data)
     record = Record(
-        unit.stage, unit.id, unit.inputs, unit.config,
+        unit.stage, unit.id, unit.inputs if body.inputs is None else body.inputs, unit.config,
         data=os.path.relpath(unit.data, unit.record.parent),
         files=files, sha256=_content_hash(files), bytes=sum(size for size, _ in files.values()),
         counts=body.counts, failures=body.failures, extra=body.extra, seconds=time.perf_counter() - started,

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from sharding.errors import InputError
+from sharding.planes import as_planes
 from sharding.readers import Array, RawCube
 from sharding.readers.lazy import LazyCube
 
@@ -67,13 +68,15 @@ def strips(raw: RawCube) -> Iterator[tuple[slice, slice, Array]]:
     for block in blocks(height):
         starts = range(block.start, block.stop, step)
         wanted += [(block, slice(start, min(start + step, block.stop))) for start in starts]
+    fetch = raw.view if lazy else raw.planes
     with ThreadPoolExecutor(1) as pool:
-        ahead = pool.submit(raw.planes, wanted[0][1])
+        ahead = pool.submit(fetch, wanted[0][1])
         for index, (block, part) in enumerate(wanted):
-            planes_BHW = ahead.result()
+            found = ahead.result()
             if index + 1 < len(wanted):
-                ahead = pool.submit(raw.planes, wanted[index + 1][1])
-            yield block, part, planes_BHW
+                ahead = pool.submit(fetch, wanted[index + 1][1])
+            yield block, part, as_planes(found) if lazy else found
+            raw.forget()
 
 
 def _invalid(block_BHW: Array, nodata: float | None) -> Array:

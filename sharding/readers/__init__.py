@@ -8,6 +8,7 @@ the bands are expanded on reading, so turns of the image plane are views too.
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
@@ -106,19 +107,34 @@ class RawCube:
         Raises:
             InputError: the file is damaged where it was not looked at before.
         """
-        if self.kept is not None:
-            bands = np.array(self.kept)[bands]
         if self.basis is not None:
-            return expand_scores(self.scores(rows, cols), self.basis, bands)
+            return expand_scores(self.scores(rows, cols), self.basis, self._of_file(bands))
         with self._reading():
+            return as_planes(self.view(rows, cols, bands))
+
+    def view(self, rows: slice = slice(None), cols: slice = slice(None), bands: Any = slice(None)) -> Array:
+        """The same before it is copied, (h, w, b): mapped, or read already if the container is read in chunks."""
+        with self._reading():
+            bands = self._of_file(bands)
             if isinstance(self.base_HWX, LazyCube):
-                return as_planes(self.base_HWX.read(rows, cols, bands))
-            return as_planes(self.base_HWX[rows, cols][..., bands])
+                return self.base_HWX.read(rows, cols, bands)
+            window: Array = self.base_HWX[rows, cols][..., bands]
+            return window
 
     def scores(self, rows: slice = slice(None), cols: slice = slice(None)) -> Array:
         """Scores of a low-rank cube in a window, float32 (d, h, w)."""
         with self._reading():
             return as_planes(self.base_HWX[rows, cols])
+
+    def forget(self) -> None:
+        """Let go of mapped pages that were read, or a scene of any size would end up in memory."""
+        mapped = getattr(self.base_HWX, "_mmap", None)
+        if mapped is not None:
+            mapped.madvise(mmap.MADV_DONTNEED)
+
+    def _of_file(self, bands: Any) -> Any:
+        """Numbers of the file for bands of the cube."""
+        return bands if self.kept is None else np.array(self.kept)[bands]
 
     def _reading(self) -> AbstractContextManager[None]:
         return reading(self.sources[-1] if self.sources else Path("a cube in memory"), "scene")

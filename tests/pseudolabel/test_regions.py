@@ -2,7 +2,17 @@
 
 import numpy as np
 
-from pseudolabel.regions import absorb_slivers, borders, fill_gaps, merge_tree, overlay, paint, relabel, snap_borders
+from pseudolabel.regions import (
+    absorb_slivers,
+    borders,
+    clean_means,
+    fill_gaps,
+    merge_tree,
+    overlay,
+    paint,
+    relabel,
+    snap_borders,
+)
 
 TWO = np.repeat([[1, 1, 1, 1, 2, 2, 2, 2]], 8, 0)
 
@@ -29,6 +39,14 @@ def test_overlay_cuts_by_both_and_borders_are_counted():
     pieces = overlay(TWO, TWO.T)
     assert len(np.unique(pieces)) == 4
     assert borders(relabel(TWO)) == {(1, 2): 8}
+
+
+def test_spoilt_pixels_do_not_count_unless_a_region_has_no_others():
+    labels = np.array([[1, 1, 2, 0], [1, 1, 2, 3]])
+    values = np.array([[1.0, 9.0, 4.0, 7.0], [1.0, 1.0, 6.0, 5.0]])[..., None]
+    spoilt = np.array([[False, True, True, False], [False, False, True, True]])
+    np.testing.assert_allclose(clean_means(labels, values, spoilt)[:, 0], [1, 5, 5])
+    np.testing.assert_allclose(clean_means(labels, values, np.zeros_like(spoilt))[:, 0], [3, 5, 5])
 
 
 def test_merge_tree_joins_the_closest_first_and_gives_exact_counts():
