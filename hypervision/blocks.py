@@ -2,6 +2,10 @@
 
 Attention adds the decomposed relative-position bias of MViTv2 (Li et al., CVPR 2022): q . Rh + q . Rw with
 q unscaled, through torch's fused `scaled_dot_product_attention`.
+
+The public encoder pads the grid to whole windows. A padded token is zero after the norm, so its key and value are the
+biases of their projections, the same everywhere: here only real tokens are projected, and all padded keys of a window
+are one key whose logit is the log of the sum of theirs. The result is the same.
 """
 
 from __future__ import annotations
@@ -9,6 +13,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+MASK_BYTES = 256 << 20
 
 
 class LayerNorm2d(nn.Module):
@@ -47,11 +53,12 @@ class Attention(nn.Module):
         width: token width D.
         num_heads: number of heads.
         grid: side for which the relative-position tables are laid out.
+        window: side of the windows within which tokens attend; 0 = the whole grid.
     """
 
-    def __init__(self, width: int, num_heads: int, grid: int) -> None:
+    def __init__(self, width: int, num_heads: int, grid: int, window: int = 0) -> None:
         super().__init__()
-        self.num_heads = num_heads
+        self.num_heads, self.window = num_heads, window
         head = width // num_heads
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
@@ -60,18 +67,58 @@ class Attention(nn.Module):
 
     def forward(self, x_BHWD: Tensor) -> Tensor:
         """Return the attended grid, same shape."""
-        batch, height, width, dim = x_BHWD.shape
-        qkv = self.qkv(x_BHWD).reshape(batch, height * width, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
-        q, k, v = qkv.unbind(0)
-        grid_q = q.reshape(batch, self.num_heads, height, width, -1)
-        bias_h = torch.einsum("bnhwc,hkc->bnhwk", grid_q, relative_table(self.rel_pos_h, height))
-        bias_w = torch.einsum("bnhwc,wkc->bnhwk", grid_q, relative_table(self.rel_pos_w, width))
-        bias = (bias_h[..., :, None] + bias_w[..., None, :]).reshape(
-            batch, self.num_heads, height * width, height * width
-        )
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        out = out.transpose(1, 2).reshape(batch, height, width, dim)
-        return self.proj(out)  # type: ignore[no-any-return]
+        height, width = x_BHWD.shape[1:3]
+        qkv = self.qkv(x_BHWD).unflatten(3, (3, self.num_heads, -1))
+        side = (self.window, self.window) if self.window else (height, width)
+        tables = relative_table(self.rel_pos_h, side[0]).to(qkv), relative_table(self.rel_pos_w, side[1]).to(qkv)
+        rows = [
+            torch.cat([self._windows(qkv[:, r, c], h, w, tables) for c, w in whole_and_rest(width, side[1])], 2)
+            for r, h in whole_and_rest(height, side[0])
+        ]
+        return self.proj(torch.cat(rows, 1))  # type: ignore[no-any-return]
+
+    def _windows(self, qkv_BHW3ND: Tensor, h: int, w: int, tables: tuple[Tensor, Tensor]) -> Tensor:
+        """A part of the grid made of windows with h x w real tokens each; the rest of each window is padding."""
+        batch, height, width, _, heads, dim = qkv_BHW3ND.shape
+        tiles = qkv_BHW3ND.reshape(batch, height // h, h, width // w, w, 3, heads, dim)
+        q, k, v = tiles.permute(5, 0, 1, 3, 6, 2, 4, 7).reshape(3, -1, heads, h * w, dim)
+        if h < len(tables[0]) or w < len(tables[1]):
+            _, key, value = self.qkv.bias.to(q).reshape(3, 1, heads, 1, dim)
+            k = torch.cat([k, key.expand(len(k), -1, -1, -1)], 2)
+            v = torch.cat([v, value.expand(len(v), -1, -1, -1)], 2)
+        step = max(1, MASK_BYTES // (k.shape[0] * heads * w * k.shape[2] * k.element_size()))
+        parts = []
+        for start in range(0, h, step):
+            some = q[:, :, start * w : (start + step) * w]
+            bias = _bias(some.unflatten(2, (-1, w)), tables[0][start : min(start + step, h)], tables[1][:w], (h, w))
+            parts.append(F.scaled_dot_product_attention(some, k, v, attn_mask=bias))
+        out = parts[0] if len(parts) == 1 else torch.cat(parts, 2)
+        out = out.reshape(batch, height // h, width // w, heads, h, w, dim).permute(0, 1, 4, 2, 5, 3, 6)
+        return out.reshape(batch, height, width, heads * dim)
+
+
+def _bias(q_BNhwC: Tensor, table_hKC: Tensor, table_wKC: Tensor, real_hw: tuple[int, int]) -> Tensor:
+    """Relative-position bias [B, N, queries, keys]; the last key stands for all padded ones, if there are any.
+
+    Its bias is the log of the sum over the padded places, which are the rows below the real ones and, beside
+    those, the columns.
+    """
+    h, w = real_hw
+    bias_h = torch.einsum("bnhwc,hkc->bnhwk", q_BNhwC, table_hKC).flatten(2, 3)
+    bias_w = torch.einsum("bnhwc,wkc->bnhwk", q_BNhwC, table_wKC).flatten(2, 3)
+    real = (bias_h[..., :h, None] + bias_w[..., None, :w]).flatten(3)
+    if bias_h.shape[-1] == h and bias_w.shape[-1] == w:
+        return real
+    below = bias_h[..., h:].logsumexp(-1) + bias_w.logsumexp(-1)
+    beside = bias_h[..., :h].logsumexp(-1) + bias_w[..., w:].logsumexp(-1)
+    return torch.cat([real, torch.logaddexp(below, beside)[..., None]], 3)
+
+
+def whole_and_rest(length: int, side: int) -> list[tuple[slice, int]]:
+    """A length as whole windows and what is left: (where, side of its windows)."""
+    whole = length // side * side
+    parts = [(slice(0, whole), side), (slice(whole, length), length - whole)]
+    return [(where, size) for where, size in parts if where.stop > where.start]
 
 
 class Mlp(nn.Module):
@@ -100,28 +147,15 @@ class Block(nn.Module):
 
     def __init__(self, width: int, num_heads: int, grid: int, window: int) -> None:
         super().__init__()
-        self.window = window
         self.norm1 = nn.LayerNorm(width, eps=1e-6)
-        self.attn = Attention(width, num_heads, window or grid)
+        self.attn = Attention(width, num_heads, window or grid, window)
         self.norm2 = nn.LayerNorm(width, eps=1e-6)
         self.mlp = Mlp(width, 4 * width)
 
     def forward(self, x_BHWD: Tensor) -> Tensor:
         """Return the grid, same shape."""
-        y = self.norm1(x_BHWD)
-        y = self._windowed(y) if self.window else self.attn(y)
-        x_BHWD = x_BHWD + y
+        x_BHWD = x_BHWD + self.attn(self.norm1(x_BHWD))
         return x_BHWD + self.mlp(self.norm2(x_BHWD))  # type: ignore[no-any-return]
-
-    def _windowed(self, x_BHWD: Tensor) -> Tensor:
-        batch, height, width, dim = x_BHWD.shape
-        s = self.window
-        padded = F.pad(x_BHWD, (0, 0, 0, -width % s, 0, -height % s))
-        rows, cols = padded.shape[1] // s, padded.shape[2] // s
-        tiles = padded.reshape(batch, rows, s, cols, s, dim).transpose(2, 3).reshape(-1, s, s, dim)
-        tiles = self.attn(tiles)
-        grid = tiles.reshape(batch, rows, cols, s, s, dim).transpose(2, 3).reshape(batch, rows * s, cols * s, dim)
-        return grid[:, :height, :width]  # type: ignore[no-any-return]
 
 
 class PatchMerging(nn.Module):

@@ -167,8 +167,14 @@ def _view(
     }  # fmt: skip
 
 
-def make_batch(refs: Sequence[SampleRef], seed: int, epoch: int, config: SampleConfig, patch: int) -> Batch:
-    """Read and assemble the views of some samples; `patch` is the student's token side in pixels."""
+def make_batch(
+    refs: Sequence[SampleRef], seed: int, epoch: int, config: SampleConfig, patch: int, public: bool = False
+) -> Batch:
+    """Read and assemble the views of some samples.
+
+    `patch` is the student's token side in pixels; `public` its input mode, for which cubes are divided by the maximum
+    of their scene.
+    """
     rows: list[dict[str, Any]] = []
     for ref in refs:
         meta = ref.meta()
@@ -176,6 +182,8 @@ def make_batch(refs: Sequence[SampleRef], seed: int, epoch: int, config: SampleC
         pictures = (ref.picture("instances").astype(np.int64), ref.picture("valid"))
         for number in range(VIEWS_PER_IMAGE):
             row = _view(ref, meta, pictures, number, (seed, epoch), config, patch)
+            if public:
+                row["cube"] = row["cube"] / np.float32(meta["scene_max"])
             row |= {"ref": ref, "gsd": float(meta["gsd_m"]), "visible": meta["covers_visible"]}
             ids = np.array([m["id"] for m in meta["masks"] if m["pixels"] >= patch * patch], np.int64)
             row["ids"] = np.sort(row["rng"].permutation(ids)[: config.max_masks])

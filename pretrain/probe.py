@@ -69,6 +69,8 @@ def feature_maps(model: HyperModel, scenes: Sequence[ProbeScene], batch: int = 8
     for start in range(0, len(scenes), batch):
         group = scenes[start : start + batch]
         cube = torch.from_numpy(np.stack([scene.cube_CHW for scene in group]))
+        if model.size.input_mode == "public":
+            cube = cube / cube.amax((1, 2, 3), keepdim=True).clamp_min(1e-20)
         wl = tuple(group[0].wl_C.tolist())
         seen: list[Tensor] = []
         hook = model.image_encoder.blocks[0].register_forward_pre_hook(lambda _, given, to=seen: to.append(given[0]))

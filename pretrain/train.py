@@ -83,7 +83,7 @@ class Trainer:
         self.manifest: Manifest = open_manifest(Path(spec.workdir) / "shards", spec.datasets)
         self.order = Order(len(self.manifest), self.manifest.fingerprint, spec.seed, self.config.global_batch)
         student = build_student(spec)
-        self.patch = student.size.patch_size
+        self.patch, self.public = student.size.patch_size, student.size.input_mode == "public"
         self.teacher, self.cache = self._teacher()
         width = 0 if self.teacher is None else int(self._features(self.manifest.samples[:1]).shape[1])
         model = PretrainModel(student, width, self.config.objective)
@@ -118,7 +118,7 @@ class Trainer:
         out = []
         for start in range(0, len(own), self.config.micro_batch):
             refs = own[start : start + self.config.micro_batch]
-            batch = make_batch(refs, self.spec.seed, epoch, self.config.sample, self.patch)
+            batch = make_batch(refs, self.spec.seed, epoch, self.config.sample, self.patch, self.public)
             features = None
             if self.teacher is not None:
                 views = [batch.views[i : i + VIEWS_PER_IMAGE] for i in range(0, len(batch.views), VIEWS_PER_IMAGE)]

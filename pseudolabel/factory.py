@@ -102,15 +102,14 @@ class LabelWorker:
             device = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
             self.sam2, self.hyperfree = Sam2Masks(config.sam2, device), HyperfreeMasks(config.hyperfree, device)
 
-    def segment(
-        self, cube_CHW: Array, wl_C: Array, gsd_m: float, rgb: Array, valid: Array
-    ) -> tuple[Array, Array, Array]:
-        """(spatial, spectral, shape coordinates) of one tile of good bands."""
+    def segment(self, cube_CHW: Array, wl_C: Array, cube: Cube, rgb: Array, valid: Array) -> tuple[Array, Array, Array]:
+        """(spatial, spectral, shape coordinates) of one tile of the good bands of a cube."""
         shape = spectral_shape(cube_CHW, valid)
         if self.config.segmenters == "classical":
             spatial = spatial_regions(rgb, valid, self.config.classical)
             return spatial, spectral_regions(shape, valid, self.config.classical), shape
-        return self.sam2(rgb, valid), self.hyperfree(cube_CHW, wl_C, gsd_m, valid), shape
+        spectral = self.hyperfree(cube_CHW / cube.maximum, wl_C, float(cube.attrs["gsd_m"]), valid)
+        return self.sam2(rgb, valid), spectral, shape
 
     def _tile(self, cube: Cube, scene: str, y: int, x: int) -> _Tile | None:
         tile = self.config.tile
@@ -123,7 +122,7 @@ class LabelWorker:
         physical = planes.physical(good) * valid
         wl_C = cube.wavelength_nm[good]
         rgb, rule = self._picture(cube, (rows, cols), physical, valid)
-        spatial, spectral, shape = self.segment(physical, wl_C, float(cube.attrs["gsd_m"]), rgb, valid)
+        spatial, spectral, shape = self.segment(physical, wl_C, cube, rgb, valid)
         saturated = cube.saturated(rows, cols)
         fused = fuse(spatial, spectral, shape, colour(rgb), self.config.fusion)
         unit = np.moveaxis(physical, 0, -1)
@@ -178,6 +177,7 @@ class LabelWorker:
         )  # fmt: skip
         meta = {name: cube.attrs[name] for name in names}
         masks = [row | {"material": int(kind)} for row, kind in zip(tile.fused.records, materials, strict=True)]
+        meta["scene_max"] = cube.maximum
         meta["covers_visible"] = covers_visible(cube.wavelength_nm[cube.good_band])
         meta |= {"window_yxhw": tile.window, "rgb_rule": tile.rgb_rule, "masks": masks}
         meta["labelled_by"] = self.config.describe

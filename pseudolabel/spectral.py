@@ -57,10 +57,9 @@ class HyperfreeMasks:
         self.model: HyperModel = create_model(config.model, config.checkpoint, config.image_size).to(self.device)
 
     def _prepare(self, cube_CHW: Array) -> tuple[Tensor, int, int]:
-        """The cube over its maximum, longest side to the image size, zero-padded to a square."""
+        """The cube with its longest side to the image size, zero-padded to a square."""
         side = self.config.image_size
         cube = torch.from_numpy(np.ascontiguousarray(cube_CHW, np.float32))[None].to(self.device)
-        cube = cube / cube.max().clamp_min(1e-12)
         ratio = side / max(cube.shape[-2:])
         height, width = (max(1, round(n * ratio)) for n in cube.shape[-2:])
         cube = F.interpolate(cube, (height, width), mode="bilinear", antialias=True, align_corners=False)
@@ -68,7 +67,7 @@ class HyperfreeMasks:
 
     @torch.inference_mode()
     def __call__(self, cube_CHW: Array, wl_C: Array, gsd_m: float, valid_HW: Array) -> Array:
-        """Label map of the cube; where masks overlap the more confident one wins."""
+        """Label map of a cube over its scene's maximum; where masks overlap the more confident one wins."""
         cube, height, width = self._prepare(cube_CHW)
         side = self.config.image_size
         gsd = gsd_m * max(cube_CHW.shape[1:]) / side

@@ -17,6 +17,7 @@ import socket
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from sharding.errors import HyperVisionError, InputError, writing
 
 SCHEMA = "hypervision.record/1"
 TEMPORARY = ".tmp-"
+HASHERS = 2
 STALE_SECONDS = 24 * 3600
 
 
@@ -124,6 +126,12 @@ def _fsync(path: Path) -> None:
         os.close(handle)
 
 
+def _settle(path: Path) -> list[Any]:
+    """[size, sha256] of a file that is on the disk after this."""
+    _fsync(path)
+    return [path.stat().st_size, sha256_file(path)]
+
+
 def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
@@ -181,11 +189,10 @@ def publish(
     unit: Unit, temporary: Path, body: Body, started: float, check: Callable[[Path], None] | None = None
 ) -> Record:
     """The second half of `commit`, for data that several processes wrote to `temporary` together."""
-    files: dict[str, list[Any]] = {}
-    for path in _files(temporary):
-        _fsync(path)
-        name = "" if path == temporary else path.relative_to(temporary).as_posix()
-        files[name] = [path.stat().st_size, sha256_file(path)]
+    paths = _files(temporary)
+    names = ["" if path == temporary else path.relative_to(temporary).as_posix() for path in paths]
+    with ThreadPoolExecutor(HASHERS) as pool:
+        files = dict(zip(names, pool.map(_settle, paths), strict=True))
     for folder in (path for path in (temporary, *temporary.rglob("*")) if path.is_dir()):
         _fsync(folder)
     if check is not None:

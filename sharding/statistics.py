@@ -5,6 +5,7 @@ A pass goes in strips of rows of some megabytes, so memory does not follow the s
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -58,16 +59,19 @@ def blocks(height: int) -> Iterator[slice]:
 def strips(raw: RawCube) -> Iterator[tuple[slice, slice, Array]]:
     """(rows of the block, rows of the strip, planes [B, h, W]) of a scene, in strips of some megabytes.
 
-    A container that is read in chunks is asked once for all rows of a block, since strips would unpack its chunks
-    again. The next piece is read while the last is at work.
+    A container that is read in chunks is asked for whole ones, or it would unpack them again. The next strip is read
+    while the last is at work.
     """
     height, width, bands = raw.shape_HWB
     lazy = isinstance(raw.base_HWX, LazyCube)
-    step = BLOCK_ROWS if lazy else max(1, STRIP_BYTES // (raw.dtype.itemsize * width * bands))
+    step = max(1, STRIP_BYTES // (raw.dtype.itemsize * width * bands))
+    if isinstance(raw.base_HWX, LazyCube):
+        step = -(-step // raw.base_HWX.chunk_rows) * raw.base_HWX.chunk_rows
     wanted = []
     for block in blocks(height):
         starts = range(block.start, block.stop, step)
         wanted += [(block, slice(start, min(start + step, block.stop))) for start in starts]
+    raw.advise(mmap.MADV_SEQUENTIAL)
     fetch = raw.view if lazy else raw.planes
     with ThreadPoolExecutor(1) as pool:
         ahead = pool.submit(fetch, wanted[0][1])
@@ -76,7 +80,7 @@ def strips(raw: RawCube) -> Iterator[tuple[slice, slice, Array]]:
             if index + 1 < len(wanted):
                 ahead = pool.submit(fetch, wanted[index + 1][1])
             yield block, part, as_planes(found) if lazy else found
-            raw.forget()
+            raw.advise(mmap.MADV_DONTNEED)  # or a scene of any size would end up in memory
 
 
 def _invalid(block_BHW: Array, nodata: float | None) -> Array:
@@ -105,11 +109,14 @@ class Survey:
         self.integer = raw.dtype.kind in "iu"
         self.low_B, self.high_B = np.full(bands, np.inf), np.full(bands, -np.inf)
         self.total_B, self.square_B, self.count = np.zeros(bands), np.zeros(bands), 0
+        self.wide = np.empty(0)
         self.top = -np.inf
         self.top_HW = np.zeros((height, width), bool)
 
     def add(self, part: slice, block_BHW: Array) -> None:
         """One strip: rows of the scene and their planes."""
+        if len(self.wide) < block_BHW[0].size:
+            self.wide = np.empty(block_BHW[0].size)
         valid = self.valid_HW[part]
         valid &= ~_invalid(block_BHW, self.nodata)
         whole = bool(valid.all())
@@ -119,9 +126,10 @@ class Survey:
                 return
             self.low_B[band] = min(self.low_B[band], values.min())
             self.high_B[band] = max(self.high_B[band], values.max())
-            wide = values.astype(np.float64)
+            wide = self.wide[: values.size]
+            np.copyto(wide, values)
             self.total_B[band] += wide.sum()
-            self.square_B[band] += wide @ wide
+            self.square_B[band] += np.einsum("n,n->", wide, wide)  # not BLAS, whose threads would wait for each other
         self.count += int(valid.sum())
         if self.integer:
             self._saturation(part, block_BHW, valid)

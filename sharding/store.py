@@ -56,6 +56,11 @@ class Cube:
         return np.asarray(self.attrs["wavelength_nm"], np.float64)
 
     @property
+    def maximum(self) -> float:
+        """The largest value of its good bands, which models of input mode "public" divide by."""
+        return float(np.asarray(self.attrs["statistics"]["max"])[self.good_band].max(initial=0.0)) or 1.0
+
+    @property
     def good_band(self) -> Array:
         """Indices of the bands that carry a signal."""
         return np.flatnonzero(~np.asarray(self.attrs["bad_band"], bool))

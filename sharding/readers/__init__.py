@@ -8,7 +8,6 @@ the bands are expanded on reading, so turns of the image plane are views too.
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
@@ -126,11 +125,11 @@ class RawCube:
         with self._reading():
             return as_planes(self.base_HWX[rows, cols])
 
-    def forget(self) -> None:
-        """Let go of mapped pages that were read, or a scene of any size would end up in memory."""
+    def advise(self, how: int) -> None:
+        """Tell the system how mapped pixels are used: `mmap.MADV_SEQUENTIAL`, `mmap.MADV_DONTNEED`."""
         mapped = getattr(self.base_HWX, "_mmap", None)
         if mapped is not None:
-            mapped.madvise(mmap.MADV_DONTNEED)
+            mapped.madvise(how)
 
     def _of_file(self, bands: Any) -> Any:
         """Numbers of the file for bands of the cube."""

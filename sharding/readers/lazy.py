@@ -54,6 +54,12 @@ class LazyCube:
         """Type of the stored values."""
         return np.dtype(self.array.dtype)  # type: ignore[no-any-return]
 
+    @property
+    def chunk_rows(self) -> int:
+        """Rows after the turns that share a chunk: fewer at once would unpack chunks again. 1 if there are none."""
+        chunks = getattr(self.array, "chunks", None)
+        return 1 if chunks is None else int(chunks[self.axes.index("w" if self.swap else "h")])
+
     def turned(self, op: str) -> LazyCube:
         """The same after one more turn of the image plane (a name of `catalog.SPATIAL_OPS`)."""
         if op == "fliplr":

@@ -85,7 +85,7 @@ def test_a_batch_hides_bands_that_the_view_does_not_hold(tmp_path):
     pictures = {"instances": labels, "materials": labels, "valid": np.ones((16, 16), np.uint8)}
     masks = [{"id": 1, "material": 1, "pixels": 128}, {"id": 2, "material": 2, "pixels": 128}]
     meta = {"masks": masks, "wavelength_nm": wl, "bad_band": [False] * 12}
-    meta |= {"gsd_m": 0.01, "covers_visible": False}
+    meta |= {"gsd_m": 0.01, "covers_visible": False, "scene_max": 12.0}
     sample = encode_sample("a", Planes(stored), pictures | {"rgb": np.zeros((16, 16, 3), np.uint8)}, meta)
     write_shard(tmp_path / "s.tar", [sample])
     ref = SampleRef("d", "a", tmp_path / "s.tar", index_shard(tmp_path / "s.tar")["a"])
@@ -99,6 +99,8 @@ def test_a_batch_hides_bands_that_the_view_does_not_hold(tmp_path):
         level = np.mean([(nm - 440) / 10 for nm in seen])
         want = [min((nm - 440) / 10 / level - 1, 4.0) for nm in told]
         np.testing.assert_allclose(batch.hidden[view, :, 0, 0], want, rtol=1e-5)
+    divided = make_batch([ref], 0, 0, config, 8, public=True)
+    torch.testing.assert_close(divided.cube * 12, batch.cube)
     everything = make_batch([ref], 0, 0, SampleConfig(bands_min=12, bands_max=12, hidden=3), 8)
     assert everything.hidden.isnan().all()
 
