@@ -7,14 +7,15 @@
 Only torch is needed to import this package; safetensors is imported when such a file is read.
 """
 
+from hypervision.bands import interpolate_bands, match_bands
 from hypervision.checkpoint import LoadReport, load_weights, save_weights
 from hypervision.model import HyperModel, create_model, list_models
-from hypervision.spectral import match_bands
 
 __all__ = [
     "HyperModel",
     "LoadReport",
     "create_model",
+    "interpolate_bands",
     "list_models",
     "load_weights",
     "match_bands",

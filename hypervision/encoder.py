@@ -11,9 +11,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from hypervision.bands import BLOCK_NM, POINT_NM, Plan
 from hypervision.blocks import Block, LayerNorm2d, PatchMerging, PositionMlp, position_code
 from hypervision.sizes import ModelSize
-from hypervision.spectral import BLOCK_NM, POINT_NM, BandPlan, SpectralEmbedding
+from hypervision.spectral import SpectralEmbedding
 
 WINDOW = 14
 SEMANTIC_HEADS = 8
@@ -79,13 +80,13 @@ class ImageEncoder(nn.Module):
             bank["log_brightness"] = self.log_brightness
         return bank
 
-    def embed(self, cube_BCHW: Tensor, plans: Sequence[BandPlan], gsd_B: Tensor) -> Tensor:
+    def embed(self, cube_BCHW: Tensor, plans: Sequence[Plan], gsd_B: Tensor) -> Tensor:
         """Tokens with their position added: [B, h, w, D]."""
         x_BHWD = self.embedding(self.bank(), cube_BCHW, plans).permute(0, 2, 3, 1)
         code = position_code(x_BHWD.shape[1], x_BHWD.shape[2], self.size.embed_dim, gsd_B)
         return x_BHWD + self.pos_embed_mlp(code.to(x_BHWD))  # type: ignore[no-any-return]
 
-    def forward(self, cube_BCHW: Tensor, plans: Sequence[BandPlan], gsd_B: Tensor) -> list[Tensor]:
+    def forward(self, cube_BCHW: Tensor, plans: Sequence[Plan], gsd_B: Tensor) -> list[Tensor]:
         """Return the taps in order, then the neck, each [B, D, h, w]."""
         x_BHWD = self.embed(cube_BCHW, plans, gsd_B)
         taps = []

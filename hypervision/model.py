@@ -9,16 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hypervision.bands import RULES, Plan
 from hypervision.checkpoint import load_weights, read_options
 from hypervision.decoder import MaskDecoder, PromptEncoder
 from hypervision.encoder import ImageEncoder
 from hypervision.sizes import SIZES, ModelSize, resolve_size
-from hypervision.spectral import BandPlan, match_bands
 
 Wavelengths = Sequence[float] | Sequence[Sequence[float]] | Tensor
 
 
-def as_plans(wavelength_nm: Wavelengths, batch: int, channels: int) -> list[BandPlan]:
+def as_plans(wavelength_nm: Wavelengths, batch: int, channels: int, rule: str = "nearest") -> list[Plan]:
     """One band plan per sample from one wavelength list for the batch or one per sample."""
     lists: list[Any] = wavelength_nm.tolist() if isinstance(wavelength_nm, Tensor) else list(wavelength_nm)
     per_sample = bool(lists) and hasattr(lists[0], "__len__")
@@ -26,7 +26,7 @@ def as_plans(wavelength_nm: Wavelengths, batch: int, channels: int) -> list[Band
         lists = [lists] * batch
     if len(lists) != batch:
         raise ValueError(f"{len(lists)} wavelength lists for a batch of {batch}: give one list, or one per sample")
-    plans = [match_bands(tuple(float(nm) for nm in one)) for one in lists]
+    plans = [RULES[rule](tuple(float(nm) for nm in one)) for one in lists]
     for index, plan in enumerate(plans):
         if plan.bands > channels or (not per_sample and plan.bands != channels):
             raise ValueError(f"sample {index} has {channels} bands but {plan.bands} wavelengths")
@@ -62,7 +62,7 @@ class HyperModel(nn.Module):
         patch = self.size.patch_size
         if height % patch or width % patch:
             raise ValueError(f"cube is {height} x {width}: pad it to a multiple of the patch size {patch}")
-        plans = as_plans(wavelength_nm, batch, channels)
+        plans = as_plans(wavelength_nm, batch, channels, self.size.embedding)
         if not bool(torch.isfinite(cube_BCHW).all()):
             raise ValueError("cube holds NaN or infinite values: set invalid pixels to 0 first")
         gsd = [float(gsd_m)] * batch if isinstance(gsd_m, (int, float)) else [float(g) for g in gsd_m]

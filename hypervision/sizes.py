@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 INPUT_MODES = ("public", "shape")
+EMBEDDINGS = ("nearest", "interpolated")
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,8 @@ class ModelSize:
     Fields: token width, number of blocks and heads, the blocks with global attention, the blocks after which
     2x2 tokens are merged (none = the flat form), image and patch side in pixels, width of neck and decoder,
     window of the semantic head in tokens, and how a cube enters ("public": as given, divided by its maximum
-    by the caller; "shape": see spectral.py).
+    by the caller; "shape": see spectral.py), and how its bands meet the kernels ("nearest" as in the public
+    encoders, "interpolated": see bands.py).
     """
 
     embed_dim: int
@@ -28,6 +30,7 @@ class ModelSize:
     neck_dim: int = 256
     semantic_window: int = 16
     input_mode: str = "public"
+    embedding: str = "nearest"
 
     def __post_init__(self) -> None:
         """Refuse sizes that cannot work, with the reason."""
@@ -37,6 +40,8 @@ class ModelSize:
             raise ValueError(f"embed_dim {self.embed_dim} must be divisible by 4 and by num_heads {self.num_heads}")
         if not self.global_blocks or not all(0 <= block < self.depth for block in self.global_blocks):
             raise ValueError(f"global_blocks {self.global_blocks} must name blocks below depth {self.depth}")
+        if self.embedding not in EMBEDDINGS:
+            raise ValueError(f"embedding {self.embedding!r} is not one of {', '.join(EMBEDDINGS)}")
         if self.input_mode not in INPUT_MODES:
             raise ValueError(f"input_mode {self.input_mode!r} is not one of {', '.join(INPUT_MODES)}")
 

@@ -27,6 +27,7 @@ FULL_SCALES = tuple(float((1 << bits) - 1) for bits in (8, 10, 12, 14, 16))
 class Statistics:
     """Of the valid pixels of a scene, in the values of its file: per band [B], and masks [H, W].
 
+    `invalid_share_B` is the share of pixels without a value in a band; a pixel is valid if it has one in all.
     `full_scale` is the highest value, if an integer camera of 8 to 16 bits ends there; `saturated_HW` are the valid
     pixels that reach it in some band.
     """
@@ -35,6 +36,7 @@ class Statistics:
     high_B: Array
     mean_B: Array
     std_B: Array
+    invalid_share_B: Array
     valid_HW: Array
     saturated_HW: Array
     full_scale: float | None
@@ -47,6 +49,7 @@ class Statistics:
             "max": np.maximum(low, high).tolist(),
             "mean": (self.mean_B * scale + offset).tolist(),
             "std": (self.std_B * abs(scale)).tolist(),
+            "invalid_share": self.invalid_share_B.tolist(),
         }
 
 
@@ -83,17 +86,24 @@ def strips(raw: RawCube) -> Iterator[tuple[slice, slice, Array]]:
             raw.advise(mmap.MADV_DONTNEED)  # or a scene of any size would end up in memory
 
 
-def _invalid(block_BHW: Array, nodata: float | None) -> Array:
-    """Pixels that are not finite in some band, or missing in every band."""
-    bad = np.zeros(block_BHW.shape[1:], bool)
-    dtype = block_BHW.dtype
+def _missing(block_BHW: Array, nodata: float | None) -> Array | None:
+    """Pixels [h, W] that hold `nodata` in every band, or None if there can be none."""
+    if nodata is None:
+        return None
     with np.errstate(all="ignore"):
-        if dtype.kind == "f" and not np.isfinite(np.add.reduce(block_BHW, 0)).all():  # NaN and inf survive a sum
-            bad |= ~np.isfinite(block_BHW).all(0)
-        missing = None if nodata is None else np.asarray(nodata).astype(dtype)
-    if missing is not None and (dtype.kind == "f" or float(missing) == nodata):
-        bad |= (block_BHW == missing).all(0)
-    return bad
+        missing = np.asarray(nodata).astype(block_BHW.dtype)
+    if block_BHW.dtype.kind != "f" and float(missing) != nodata:
+        return None
+    return np.asarray((block_BHW == missing).all(0))
+
+
+def _not_finite(block_BHW: Array) -> Array | None:
+    """Values [B, h, W] that are not finite, or None if all are."""
+    if block_BHW.dtype.kind != "f":
+        return None
+    with np.errstate(all="ignore"):
+        finite = bool(np.isfinite(np.add.reduce(block_BHW, 0)).all())  # NaN and inf survive a sum
+    return None if finite else ~np.isfinite(block_BHW)
 
 
 class Survey:
@@ -109,27 +119,29 @@ class Survey:
         self.integer = raw.dtype.kind in "iu"
         self.low_B, self.high_B = np.full(bands, np.inf), np.full(bands, -np.inf)
         self.total_B, self.square_B, self.count = np.zeros(bands), np.zeros(bands), 0
-        self.wide = np.empty(0)
+        self.invalid_B = np.zeros(bands)
         self.top = -np.inf
         self.top_HW = np.zeros((height, width), bool)
 
     def add(self, part: slice, block_BHW: Array) -> None:
         """One strip: rows of the scene and their planes."""
-        if len(self.wide) < block_BHW[0].size:
-            self.wide = np.empty(block_BHW[0].size)
         valid = self.valid_HW[part]
-        valid &= ~_invalid(block_BHW, self.nodata)
-        whole = bool(valid.all())
-        for band, plane in enumerate(block_BHW):
-            values = plane.ravel() if whole else plane[valid]
-            if not values.size:
-                return
-            self.low_B[band] = min(self.low_B[band], values.min())
-            self.high_B[band] = max(self.high_B[band], values.max())
-            wide = self.wide[: values.size]
-            np.copyto(wide, values)
-            self.total_B[band] += wide.sum()
-            self.square_B[band] += np.einsum("n,n->", wide, wide)  # not BLAS, whose threads would wait for each other
+        missing, broken = _missing(block_BHW, self.nodata), _not_finite(block_BHW)
+        if missing is not None:
+            valid &= ~missing
+        if broken is None:
+            self.invalid_B += valid.size - int(valid.sum())
+        else:
+            self.invalid_B += (broken | ~valid).sum((1, 2))
+            valid &= ~broken.any(0)
+        values_BN = block_BHW.reshape(len(block_BHW), -1) if valid.all() else block_BHW[:, valid]
+        if not values_BN.size:
+            return
+        self.low_B = np.minimum(self.low_B, values_BN.min(1))
+        self.high_B = np.maximum(self.high_B, values_BN.max(1))
+        # Cast on the way, without a copy; not by BLAS, whose threads would wait for each other.
+        self.total_B += values_BN.sum(1, dtype=np.float64)
+        self.square_B += np.einsum("bn,bn->b", values_BN, values_BN, dtype=np.float64, casting="unsafe")
         self.count += int(valid.sum())
         if self.integer:
             self._saturation(part, block_BHW, valid)
@@ -154,4 +166,5 @@ class Survey:
         std_B = np.sqrt(np.maximum(self.square_B / self.count - mean_B * mean_B, 0.0))
         full = self.top if self.integer and self.top in FULL_SCALES else None
         saturated_HW = self.top_HW if full is not None else np.zeros_like(self.top_HW)
-        return Statistics(self.low_B, self.high_B, mean_B, std_B, self.valid_HW, saturated_HW, full)
+        share_B = self.invalid_B / self.valid_HW.size
+        return Statistics(self.low_B, self.high_B, mean_B, std_B, share_B, self.valid_HW, saturated_HW, full)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hypervision import create_model, load_weights
-from hypervision.spectral import BLOCK_NM, POINT_NM, match_bands
+from hypervision.bands import BLOCK_NM, POINT_NM, match_bands
 
 CASES = ["vis31", "nir25", "ms8", "full224"]
 

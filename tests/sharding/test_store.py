@@ -47,6 +47,8 @@ def test_invalid_pixels_and_constant_bands(tmp_path):
     mask[2, 2] = 0
     got, body = store(tmp_path / "c", cube, nodata=-9999.0, valid_HW=mask)
     assert sorted(zip(*np.nonzero(~got.valid()), strict=True)) == [(0, 0), (1, 1), (2, 2)]
+    share = np.array(got.attrs["statistics"]["invalid_share"])
+    np.testing.assert_allclose(share * 64, [2, 2, 3])
     assert got.good_band.tolist() == [0, 2] and body.counts["invalid_pixels"] == 3
 
 
