@@ -17,6 +17,7 @@ from hypervision.bands import POINT_NM, Mixture, Plan
 SHAPE_EPS = 1e-4
 MEAN_PAIRS = 40.0
 KEPT_CAMERAS = 4
+PIECE_BYTES = 16 << 20
 
 
 def shape_cube(cube_BCHW: Tensor, count_B: Tensor, patch: int) -> tuple[Tensor, Tensor]:
@@ -84,8 +85,17 @@ class SpectralEmbedding(nn.Module):
 
     def _one_camera(self, bank: dict[str, Tensor], cube_BCHW: Tensor, plan: Plan) -> Tensor:
         bias = bank["point_b"] + bank["block_b"] if plan.uses_block else bank["point_b"]
-        weight_DKpp = self._kernels(bank, plan)
-        return F.conv2d(_channels(cube_BCHW, plan.mixture), weight_DKpp, bias, stride=self.patch_size)
+        weight_DX = self._kernels(bank, plan).flatten(1)
+        p, h, w = self.patch_size, cube_BCHW.shape[2] // self.patch_size, cube_BCHW.shape[3] // self.patch_size
+        # As a multiply (a convolution of this stride takes up to twice as long on a CPU), some rows of tokens at a
+        # time, since fresh memory for all patches costs as much as copying them.
+        step = max(1, PIECE_BYTES // (len(cube_BCHW) * w * weight_DX.shape[1] * 4))
+        parts = []
+        for start in range(0, h, step):
+            some = _channels(cube_BCHW[:, :, start * p : (start + step) * p], plan.mixture)
+            patches = some.unflatten(3, (w, p)).unflatten(2, (-1, p)).permute(0, 2, 4, 1, 3, 5).flatten(3)
+            parts.append(F.linear(patches, weight_DX, bias))
+        return torch.cat(parts, 1).permute(0, 3, 1, 2)
 
     def _kernels(self, bank: dict[str, Tensor], plan: Plan) -> Tensor:
         """The kernels of a camera, from memory if nobody will ask for their gradient."""
