@@ -65,7 +65,8 @@ def main() -> None:
             seconds[name].append(timed(lambda what=what, bands=bands: what(bands)))  # type: ignore[misc]
     rate = statistics.median(rates)
     print(
-        f"{given.name}, {given.side} px, {torch.get_num_threads()} threads, torch {torch.__version__}: s = {rate:.0f} GFLOP/s"
+        f"{given.name}, {given.side} px, {torch.get_num_threads()} threads, torch {torch.__version__}: "
+        f"s = {rate:.0f} GFLOP/s"
     )
     for name, found in seconds.items():
         median = statistics.median(found)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from hypervision.bands import BLOCK_NM, POINT_NM, Plan
 from hypervision.blocks import Block, LayerNorm2d, PatchMerging, PositionMlp, position_code
@@ -26,6 +27,7 @@ class ImageEncoder(nn.Module):
     def __init__(self, size: ModelSize) -> None:
         super().__init__()
         self.size = size
+        self.checkpointing = False  # set to spend a second forward of each block in place of its activations
         dim, patch, grid = size.embed_dim, size.patch_size, size.image_size // size.patch_size
         self.point_spectral_weight_bank_w = nn.Parameter(torch.empty(dim, len(POINT_NM), patch, patch))
         self.point_spectral_weight_bank_b = nn.Parameter(torch.zeros(dim))
@@ -89,9 +91,10 @@ class ImageEncoder(nn.Module):
     def forward(self, cube_BCHW: Tensor, plans: Sequence[Plan], gsd_B: Tensor) -> list[Tensor]:
         """Return the taps in order, then the neck, each [B, D, h, w]."""
         x_BHWD = self.embed(cube_BCHW, plans, gsd_B)
+        again = self.checkpointing and torch.is_grad_enabled()
         taps = []
         for index, block in enumerate(self.blocks):
-            x_BHWD = block(x_BHWD)
+            x_BHWD = checkpoint(block, x_BHWD, use_reentrant=False) if again else block(x_BHWD)
             if index in self.tap_blocks:
                 taps.append(x_BHWD.permute(0, 3, 1, 2))
             if index in self.size.merge_blocks:

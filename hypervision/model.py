@@ -71,6 +71,11 @@ class HyperModel(nn.Module):
             raise ValueError(f"{len(gsd)} gsd values for a batch of {batch}")
         return self.image_encoder(cube_BCHW, plans, torch.tensor(gsd, device=cube_BCHW.device))  # type: ignore[no-any-return]
 
+    def compile_blocks(self, **options: Any) -> None:
+        """Compile the encoder's blocks in place (`torch.compile` and its options); names of weights stay."""
+        for block in self.image_encoder.blocks:
+            block.compile(**options)
+
     def semantic(self, neck_BDhw: Tensor) -> Tensor:
         """The semantic embedding of a neck map, for material similarity: same shape."""
         return self.image_encoder.semantic(neck_BDhw)

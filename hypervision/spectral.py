@@ -93,7 +93,8 @@ class SpectralEmbedding(nn.Module):
         parts = []
         for start in range(0, h, step):
             some = _channels(cube_BCHW[:, :, start * p : (start + step) * p], plan.mixture)
-            patches = some.unflatten(3, (w, p)).unflatten(2, (-1, p)).permute(0, 2, 4, 1, 3, 5).flatten(3)
+            tiles = some.reshape(*some.shape[:2], -1, p, w, p)
+            patches = tiles.permute(0, 2, 4, 1, 3, 5).flatten(3)
             parts.append(F.linear(patches, weight_DX, bias))
         return torch.cat(parts, 1).permute(0, 3, 1, 2)
 
@@ -123,7 +124,8 @@ class SpectralEmbedding(nn.Module):
                 continue
             kernel, channel, weight = (torch.tensor(column, device=bank.device) for column in zip(*part, strict=True))
             some = bank.index_select(1, kernel)
-            # In shape mode a mean over the kernels, not a sum: cameras of many bands must not give larger tokens.
-            scale = weight.to(some) * amount
-            mixed = mixed.index_add(1, channel, some if bool((scale == 1).all()) else some * scale[:, None, None])
+            if amount != 1.0 or any(row[2] != 1.0 for row in part):
+                # In shape mode a mean over the kernels, not a sum: many bands must not give larger tokens.
+                some = some * (weight.to(some) * amount)[:, None, None]
+            mixed = mixed.index_add(1, channel, some)
         return mixed
