@@ -39,6 +39,7 @@ class Sam2Config:
     points_per_side: int = 32
     pred_iou_thresh: float = 0.8
     stability_score_thresh: float = 0.95
+    points_per_batch: int = 64
 
 
 @dataclass
