@@ -1,10 +1,11 @@
 """Automatic masks for a batch of images: a grid of points, decoded for all images together, filtered, suppressed.
 
 The procedure is SAM's (Kirillov et al., ICCV 2023), with its thresholds: every point gives three masks; those of a low
-predicted IoU or an unstable outline go, and of masks whose boxes overlap the best stays. The packages upsample every
-candidate to the size of the image before they look at it; here those that cannot pass are gone before.
+predicted IoU or an unstable outline go, and of masks whose boxes overlap the best stays. The packages render every
+candidate, and upsample it to the size of the image, before they look at it; here those of a low predicted IoU are never
+rendered, and those that look unstable as they are rendered are not upsampled.
 
-Any model takes part that can decode points into low-resolution logits (see `Decode`).
+Any model takes part that can tell the IoU of the masks of points, and render some of them (see `Propose`).
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Decode = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""points [B, P, 2], (x, y) as shares of each image's own width and height -> logits [B, P, M, h, w] of the image with
-its padding, predicted IoU [B, P, M]."""
+Render = Callable[[Tensor], Tensor]
+"""numbers of prompts -> logits [n, M, h, w] of their masks, with the image's padding."""
+Propose = Callable[[Tensor], tuple[Tensor, Render]]
+"""points [B, P, 2], (x, y) as shares of each image's own width and height -> predicted IoU [B, P, M], what renders."""
 
 STABILITY_SLACK = 0.1  # how much the stability of the low-resolution logits may differ from that of the upsampled ones
 UPSAMPLED_PIXELS = 1 << 26
+PROMPTS_ON_CPU = 2  # more at once leave the cache: half as fast
 
 
 @dataclass(frozen=True)
@@ -144,43 +147,43 @@ def restore(logits_QHW: Tensor, canvas: Canvas, canvas_side: int | None) -> Tens
 
 @torch.inference_mode()
 def generate(
-    decode: Decode, canvases: Sequence[Canvas], rule: MaskRule, device: torch.device, canvas_side: int | None = None
+    propose: Propose, canvases: Sequence[Canvas], rule: MaskRule, device: torch.device, canvas_side: int | None = None
 ) -> list[Masks]:
     """The masks of every image of a batch.
 
     Args:
-        decode: the model with its images already encoded.
+        propose: the model with its images already encoded.
         canvases: one per image.
         rule: thresholds.
         device: where the points go.
         canvas_side: side in pixels of the padded square that was encoded; None if images were stretched to it.
     """
     found = [Masks((one.height, one.width)) for one in canvases]
-    points = grid_points(rule.points_per_side)
-    for part in torch.split(points, max(1, rule.points_per_batch // len(canvases))):
-        logits, iou = decode(part.to(device)[None].expand(len(canvases), -1, -1))
+    at_once = min(rule.points_per_batch, PROMPTS_ON_CPU) if device.type == "cpu" else rule.points_per_batch
+    for part in torch.split(grid_points(rule.points_per_side), max(1, at_once // len(canvases))):
+        iou_BPM, render = propose(part.to(device)[None].expand(len(canvases), -1, -1))
+        good_QM = iou_BPM.flatten(0, 1) > rule.pred_iou_thresh
+        prompts = good_QM.any(1).nonzero().flatten()
+        if not len(prompts):
+            continue
+        logits_nMhw = render(prompts)
         for index, canvas in enumerate(canvases):
-            _collect(found[index], canvas, part, logits[index], iou[index], rule, canvas_side)
+            own = (prompts // len(part) == index).nonzero().flatten()
+            row, mask = good_QM[prompts[own]].nonzero(as_tuple=True)
+            at = part[(prompts[own][row] % len(part)).cpu()]
+            iou_Q = iou_BPM.flatten(0, 1)[prompts[own][row], mask]
+            _collect(found[index], canvas, at, logits_nMhw[own[row], mask], iou_Q, rule, canvas_side)
     return [one.keep(suppress_boxes(torch.tensor(one.boxes), torch.tensor(one.iou), rule.nms_iou)) if one.runs else one
             for one in found]  # fmt: skip
 
 
 def _collect(
-    found: Masks,
-    canvas: Canvas,
-    points_P2: Tensor,
-    logits_PMhw: Tensor,
-    iou_PM: Tensor,
-    rule: MaskRule,
-    side: int | None,
+    found: Masks, canvas: Canvas, points_Q2: Tensor, logits_Qhw: Tensor, iou_Q: Tensor, rule: MaskRule, side: int | None
 ) -> None:
-    """Add the candidates of some points that pass; only those that may are upsampled."""
-    per_point = logits_PMhw.shape[1]
-    iou_Q, logits_Qhw = iou_PM.flatten(), logits_PMhw.flatten(0, 1)
+    """Add the candidates that pass; only those that may are upsampled."""
     rows, cols = (math.ceil(share * n) for share, n in zip(canvas.filled, logits_Qhw.shape[1:], strict=True))
-    may = (iou_Q > rule.pred_iou_thresh).nonzero().flatten()
-    low = stability(logits_Qhw[may][:, :rows, :cols], rule.stability_score_offset)
-    may = may[low > rule.stability_score_thresh - STABILITY_SLACK]
+    low = stability(logits_Qhw[:, :rows, :cols], rule.stability_score_offset)
+    may = (low > rule.stability_score_thresh - STABILITY_SLACK).nonzero().flatten()
     for some in torch.split(may, max(1, UPSAMPLED_PIXELS // (canvas.height * canvas.width))):
         soft = restore(logits_Qhw[some], canvas, side)
         steady = stability(soft, rule.stability_score_offset)
@@ -190,5 +193,4 @@ def _collect(
         found.boxes += boxes_of(masks).tolist()
         found.iou += iou_Q[some[good]].tolist()
         found.stability += steady[good].tolist()
-        chosen = points_P2[(some[good] // per_point).cpu()] * torch.tensor([canvas.width, canvas.height])
-        found.points += chosen.tolist()
+        found.points += (points_Q2[some[good].cpu()] * torch.tensor([canvas.width, canvas.height])).tolist()

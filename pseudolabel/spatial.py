@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hypervision.masks import Canvas, MaskRule, Masks, generate
+from hypervision.masks import Canvas, MaskRule, Masks, Render, generate
 from pseudolabel.config import Sam2Config, require_weights
 from pseudolabel.spectral import label_map
 from sharding.errors import ConfigError
@@ -45,32 +45,40 @@ class Sam2Masks:
             config.points_per_side, config.points_per_batch, config.pred_iou_thresh, config.stability_score_thresh
         )
 
-    def _decode(self, points_BP2: Tensor) -> tuple[Tensor, Tensor]:
-        """One positive point a prompt, all pictures in one call of SAM2's own prompt encoder and decoder."""
+    def _propose(self, points_BP2: Tensor) -> tuple[Tensor, Render]:
+        """One positive point a prompt, all pictures at once, with the modules of SAM2's own decoder in its order."""
         batch, prompts, _ = points_BP2.shape
-        features = self.predictor._features
+        features, decoder = self.predictor._features, self.model.sam_mask_decoder
         coords = (points_BP2 * self.side).reshape(batch * prompts, 1, 2)
         labels = torch.ones(batch * prompts, 1, dtype=torch.int, device=self.device)
         sparse, dense = self.model.sam_prompt_encoder(points=(coords, labels), boxes=None, masks=None)
-        alone = batch == 1  # then the package repeats the picture itself, and its fine features not at all
-        image, fine = features["image_embed"], features["high_res_feats"]
-        logits, iou, _, _ = self.model.sam_mask_decoder(
-            image_embeddings=image if alone else image.repeat_interleave(prompts, 0),
-            image_pe=self.model.sam_prompt_encoder.get_dense_pe(),
-            sparse_prompt_embeddings=sparse,
-            dense_prompt_embeddings=dense,
-            multimask_output=True,
-            repeat_image=alone,
-            high_res_features=fine if alone else [level.repeat_interleave(prompts, 0) for level in fine],
-        )
-        return logits.unflatten(0, (batch, prompts)), iou.unflatten(0, (batch, prompts))
+        own = [decoder.iou_token.weight, decoder.mask_tokens.weight]
+        first = int(decoder.pred_obj_scores)  # newer models lead with a token that says whether there is an object
+        own = [decoder.obj_score_token.weight, *own] if first else own
+        tokens = torch.cat([torch.cat(own).expand(len(sparse), -1, -1), sparse], 1)
+        image = features["image_embed"].repeat_interleave(prompts, 0) + dense
+        position = self.model.sam_prompt_encoder.get_dense_pe().expand(len(image), -1, -1, -1)
+        token, seen = decoder.transformer(image, position, tokens)
+        seen = seen.transpose(1, 2).reshape(image.shape)
+        iou = decoder.iou_prediction_head(token[:, first])[:, 1:]
+
+        def render(chosen: Tensor) -> Tensor:
+            widen, norm, act, widen_more, act_more = decoder.output_upscaling
+            fine, middle = (level[chosen // prompts] if batch > 1 else level for level in features["high_res_feats"])
+            up = act_more(widen_more(act(norm(widen(seen[chosen]) + middle))) + fine)
+            masks = token[chosen][:, first + 2 : first + 1 + decoder.num_mask_tokens].unbind(1)
+            heads = list(decoder.output_hypernetworks_mlps)[1:]
+            weights = torch.stack([head(one) for head, one in zip(heads, masks, strict=True)], 1)
+            return torch.einsum("qmc,qchw->qmhw", weights, up)
+
+        return iou.unflatten(0, (batch, prompts)), render
 
     def generate(self, pictures_HW3: Sequence[Array]) -> list[Masks]:
         """Masks of several pictures, encoded and decoded together."""
         with torch.inference_mode():
             self.predictor.set_image_batch([np.ascontiguousarray(picture) for picture in pictures_HW3])
             canvases = [Canvas(*picture.shape[:2]) for picture in pictures_HW3]
-            return generate(self._decode, canvases, self.rule, self.device)
+            return generate(self._propose, canvases, self.rule, self.device)
 
     def __call__(self, rgb_HW3: Array, valid_HW: Array) -> Array:
         """Label map of the picture; where masks overlap the more confident one wins."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hypervision import HyperModel, create_model
-from hypervision.masks import Canvas, MaskRule, Masks, generate
+from hypervision.masks import Canvas, MaskRule, Masks, Render, generate
 from pseudolabel.config import HyperfreeConfig, require_weights
 from pseudolabel.regions import paint
 
@@ -63,11 +63,10 @@ class HyperfreeMasks:
         canvases = [canvas for _, canvas in prepared]
         extent = torch.tensor([[canvas.filled[1], canvas.filled[0]] for canvas in canvases], device=self.device) * side
 
-        def decode(points_BP2: Tensor) -> tuple[Tensor, Tensor]:
-            labels = torch.ones(*points_BP2.shape[:2], 1, device=self.device)
-            return self.model.predict_masks(neck, (side, side), (points_BP2 * extent[:, None])[:, :, None], labels)
+        def propose(points_BP2: Tensor) -> tuple[Tensor, Render]:
+            return self.model.propose_masks(neck, (side, side), points_BP2 * extent[:, None])
 
-        return generate(decode, canvases, self.rule, self.device, side)
+        return generate(propose, canvases, self.rule, self.device, side)
 
     def __call__(self, cube_CHW: Array, wl_C: Array, gsd_m: float, valid_HW: Array) -> Array:
         """Label map of a cube over its scene's maximum; where masks overlap the more confident one wins."""

@@ -60,24 +60,28 @@ def test_filtering_first_gives_the_masks_of_filtering_last():
     neck = model.encode(torch.rand(1, 30, 96, 96), [450.0 + 10 * i for i in range(30)], 0.01)[-1]
     canvas = Canvas(40, 64, (60 / 96, 1.0))
 
-    def decode(points):
-        at = (points * torch.tensor([96.0, 60.0]))[:, :, None]
-        return model.predict_masks(neck, (96, 96), at, torch.ones(*points.shape[:2], 1))
+    def place(points):
+        return points * torch.tensor([96.0, 60.0])
 
-    logits, iou = decode(grid_points(6)[None])
+    at = place(grid_points(6)[None])[:, :, None]
+    logits, iou = model.predict_masks(neck, (96, 96), at, torch.ones(1, 36, 1))
     soft, iou = restore(logits[0].flatten(0, 1), canvas, 96), iou.flatten()
     steady = stability(soft)
     rule = MaskRule(6, 10, float(iou.quantile(0.2)), float(steady.quantile(0.2)))
     good = (iou > rule.pred_iou_thresh) & (steady > rule.stability_score_thresh)
     masks = soft[good] > 0
     kept = suppress_boxes(boxes_of(masks), iou[good], rule.nms_iou)
-    (found,) = generate(decode, [canvas], rule, torch.device("cpu"), 96)
+    (found,) = generate(
+        lambda points: model.propose_masks(neck, (96, 96), place(points)), [canvas], rule, torch.device("cpu"), 96
+    )
     assert 0 < len(found) == len(kept) < len(iou)
     for index, other in enumerate(kept):
         assert torch.equal(found.mask(index), masks[other])
 
 
 def test_nothing_that_passes_is_no_masks():
-    (found,) = generate(lambda p: (torch.zeros(*p.shape[:2], 3, 8, 8), torch.zeros(*p.shape[:2], 3)), [Canvas(9, 9)],
-                        MaskRule(2), torch.device("cpu"))  # fmt: skip
+    def propose(points):
+        return torch.zeros(*points.shape[:2], 3), lambda rows: torch.zeros(len(rows), 3, 8, 8)
+
+    (found,) = generate(propose, [Canvas(9, 9)], MaskRule(2), torch.device("cpu"))
     assert len(found) == 0
