@@ -9,12 +9,15 @@ Only torch is needed to import this package; safetensors is imported when such a
 
 from hypervision.bands import interpolate_bands, match_bands
 from hypervision.checkpoint import LoadReport, load_weights, save_weights
+from hypervision.fixed import card, export_program
 from hypervision.model import HyperModel, create_model, list_models
 
 __all__ = [
     "HyperModel",
     "LoadReport",
+    "card",
     "create_model",
+    "export_program",
     "interpolate_bands",
     "list_models",
     "load_weights",

@@ -38,7 +38,7 @@ def shape_cube(cube_BCHW: Tensor, count_B: Tensor, patch: int) -> tuple[Tensor, 
     return shape.reshape(cube_BCHW.shape), (floor_Bhw / scale_B11).log()
 
 
-def _channels(cube_BCHW: Tensor, mixture: Mixture) -> Tensor:
+def camera_channels(cube_BCHW: Tensor, mixture: Mixture) -> Tensor:
     """The channels of a mixture: bands, or means of neighbouring ones."""
     sizes = [len(group) for group in mixture.channels]
     bands = [band for group in mixture.channels for band in group]
@@ -85,20 +85,20 @@ class SpectralEmbedding(nn.Module):
 
     def _one_camera(self, bank: dict[str, Tensor], cube_BCHW: Tensor, plan: Plan) -> Tensor:
         bias = bank["point_b"] + bank["block_b"] if plan.uses_block else bank["point_b"]
-        weight_DX = self._kernels(bank, plan).flatten(1)
+        weight_DX = self.kernels(bank, plan).flatten(1)
         p, h, w = self.patch_size, cube_BCHW.shape[2] // self.patch_size, cube_BCHW.shape[3] // self.patch_size
         # As a multiply (a convolution of this stride takes up to twice as long on a CPU), some rows of tokens at a
         # time, since fresh memory for all patches costs as much as copying them.
         step = max(1, PIECE_BYTES // (len(cube_BCHW) * w * weight_DX.shape[1] * 4))
         parts = []
         for start in range(0, h, step):
-            some = _channels(cube_BCHW[:, :, start * p : (start + step) * p], plan.mixture)
+            some = camera_channels(cube_BCHW[:, :, start * p : (start + step) * p], plan.mixture)
             tiles = some.reshape(*some.shape[:2], -1, p, w, p)
             patches = tiles.permute(0, 2, 4, 1, 3, 5).flatten(3)
             parts.append(F.linear(patches, weight_DX, bias))
         return torch.cat(parts, 1).permute(0, 3, 1, 2)
 
-    def _kernels(self, bank: dict[str, Tensor], plan: Plan) -> Tensor:
+    def kernels(self, bank: dict[str, Tensor], plan: Plan) -> Tensor:
         """The kernels of a camera, from memory if nobody will ask for their gradient."""
         point, block = bank["point_w"], bank["block_w"]
         if torch.is_grad_enabled() and (point.requires_grad or block.requires_grad):

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from hypervision import create_model
+from hypervision import card, create_model
 from hypervision.checkpoint import read_state
 from pipeline.config import Config
 from pretrain.checkpoint import WEIGHTS, Checkpoints
@@ -32,10 +32,10 @@ def provenance(config: Config, step: int) -> dict[str, Any]:
     manifest = open_manifest(config.work / "shards", config.training_datasets)
     shards = {ref.shard for ref in manifest}
     labelled_by = sorted({read_record(shard.with_suffix(".json")).extra["labelled_by"] for shard in shards})
-    return {
-        "name": config.model.name,
-        "input_mode": config.model.input_mode,
-        "options": config.model.options,
+    first = {ref.dataset: ref for ref in reversed(manifest.samples)}
+    axes = {name: ref.meta()["wavelength_nm"] for name, ref in sorted(first.items())}
+    return card(create_model(config.model.name, input_mode=config.model.input_mode, **config.model.options)) | {
+        "trained_on_nm": {name: [min(axis), max(axis), len(axis)] for name, axis in axes.items()},
         "steps": step,
         "seed": config.seed,
         "datasets": manifest.counts,
