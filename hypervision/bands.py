@@ -55,17 +55,22 @@ class Mixture:
 
 @dataclass(frozen=True)
 class BandPlan:
-    """Which input band feeds which kernel: paired index tuples, one pair per kernel used."""
+    """Which input band feeds which kernel: paired index tuples, one pair per kernel used.
+
+    `far` are the bands that no key wavelength is near to. Of neighbouring bands in reach of one key the rule takes the
+    first, so a camera with many bands may have more that are `unused`.
+    """
 
     bands: int
     point_band: tuple[int, ...]
     point_target: tuple[int, ...]
     block_band: tuple[int, ...]
     block_target: tuple[int, ...]
+    far: tuple[int, ...] = ()
 
     @property
     def unused(self) -> tuple[int, ...]:
-        """Input bands that no key wavelength is near to: the model does not see them."""
+        """Input bands that feed no kernel: the model does not see them."""
         used = {*self.point_band, *self.block_band}
         return tuple(band for band in range(self.bands) if band not in used)
 
@@ -89,9 +94,14 @@ class SmoothPlan:
     """The same for interpolated kernels."""
 
     bands: int
-    unused: tuple[int, ...]
+    far: tuple[int, ...]
     uses_block: bool
     mixture: Mixture
+
+    @property
+    def unused(self) -> tuple[int, ...]:
+        """Input bands that feed no kernel: those that are far from all."""
+        return self.far
 
 
 Plan = BandPlan | SmoothPlan
@@ -140,7 +150,10 @@ def match_bands(wavelength_nm: tuple[float, ...]) -> BandPlan:
                 block_target.append(target)
     if not point_band and not block_band:
         raise _unseen(wl_C)
-    return BandPlan(len(wavelength_nm), tuple(point_band), tuple(point_target), tuple(block_band), tuple(block_target))
+    keys = torch.tensor(POINT_NM + (BLOCK_NM if len(wavelength_nm) >= FEW_BANDS else ()), dtype=torch.float64)
+    far = ((wl_C[:, None] - keys).abs() > TOLERANCE_NM).all(1).nonzero().flatten().tolist()
+    pairs = (point_band, point_target, block_band, block_target, far)
+    return BandPlan(len(wavelength_nm), *(tuple(column) for column in pairs))
 
 
 def _neighbours(wl_C: Tensor, seen: list[int]) -> list[list[int]]:
@@ -186,8 +199,8 @@ def interpolate_bands(wavelength_nm: tuple[float, ...]) -> SmoothPlan:
         amount += count
     kernel, channel, weight = zip(*triples, strict=True)
     mixture = Mixture(tuple(map(tuple, groups)), kernel, channel, weight, float(amount))
-    unused = tuple(band for band in range(len(wavelength_nm)) if band not in set(seen))
-    return SmoothPlan(len(wavelength_nm), unused, uses_block, mixture)
+    far = tuple(band for band in range(len(wavelength_nm)) if band not in set(seen))
+    return SmoothPlan(len(wavelength_nm), far, uses_block, mixture)
 
 
 RULES: dict[str, Callable[[tuple[float, ...]], Plan]] = {"nearest": match_bands, "interpolated": interpolate_bands}

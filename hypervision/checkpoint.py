@@ -120,10 +120,16 @@ def load_weights(model: nn.Module, source: str | Path | Mapping[str, Tensor]) ->
 
 
 def save_weights(model: HyperModel, path: str | Path, state: Mapping[str, Tensor] | None = None) -> None:
-    """Write a `.safetensors` under the public names, with the options that rebuild the model."""
+    """Write a `.safetensors` under the public names, with the options that rebuild the model.
+
+    A `.pth` or `.pt` is written as the public code reads it: the names and tensors alone.
+    """
+    tensors = {key: value.detach().contiguous().cpu() for key, value in (state or model.state_dict()).items()}
+    if Path(path).suffix in (".pth", ".pt"):
+        torch.save(tensors, path)
+        return
     from safetensors.torch import save_file
 
-    tensors = {key: value.detach().contiguous().cpu() for key, value in (state or model.state_dict()).items()}
     about = json.dumps({"name": model.name, "options": asdict(model.size)}, sort_keys=True)
     # One entry: safetensors writes several in random order, and equal weights must be equal bytes.
     save_file(tensors, str(path), metadata={METADATA_KEY: about})

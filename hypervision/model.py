@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,18 @@ def as_plans(wavelength_nm: Wavelengths, batch: int, channels: int, rule: str = 
         if plan.bands > channels or (not per_sample and plan.bands != channels):
             raise ValueError(f"sample {index} has {channels} bands but {plan.bands} wavelengths")
     return plans
+
+
+@lru_cache(maxsize=256)
+def tell_far(plan: Plan) -> None:
+    """Warn, once for each camera, of bands that no key wavelength is near to."""
+    if plan.far:
+        some = ", ".join(map(str, plan.far[:8])) + (", ..." if len(plan.far) > 8 else "")
+        warnings.warn(
+            f"{len(plan.far)} of {plan.bands} bands are too far from every key wavelength, the model does not see "
+            f"them: {some}",
+            stacklevel=3,
+        )
 
 
 class HyperModel(nn.Module):
@@ -68,6 +82,9 @@ class HyperModel(nn.Module):
         if not bool(torch.isfinite(cube_BCHW.sum())) and not bool(torch.isfinite(cube_BCHW).all()):
             raise ValueError("cube holds NaN or infinite values: set invalid pixels to 0 first")
         gsd = [float(gsd_m)] * batch if isinstance(gsd_m, (int, float)) else [float(g) for g in gsd_m]
+        if not self.training:  # training draws bands at random, for which nobody is to blame
+            for plan in plans:
+                tell_far(plan)
         if len(gsd) != batch:
             raise ValueError(f"{len(gsd)} gsd values for a batch of {batch}")
         return self.image_encoder(cube_BCHW, plans, torch.tensor(gsd, device=cube_BCHW.device))  # type: ignore[no-any-return]

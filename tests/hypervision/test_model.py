@@ -74,6 +74,21 @@ def test_wrong_input_is_one_sentence(change, sentence):
 
 def test_bands_that_are_not_seen_are_reported():
     assert match_bands((450.0, 1100.0)).unused == (1,)
+    with pytest.warns(UserWarning, match="1 of 2 bands are too far from every key wavelength.*: 1$"):
+        tiny().encode(torch.rand(1, 2, 32, 32), (450.0, 1100.0), 0.01)
+
+
+def test_weights_are_saved_back_as_the_public_code_reads_them(tmp_path):
+    model = tiny()
+    save_weights(model, tmp_path / "m.pth")
+    again = torch.load(tmp_path / "m.pth", weights_only=True)
+    assert list(again) == list(model.state_dict())
+    assert not (report := load_weights(tiny(), tmp_path / "m.pth")).missing and not report.unexpected
+
+
+def test_patch_kernels_of_another_side_are_resized_and_told():
+    report = load_weights(tiny(patch_size=16), tiny().state_dict())
+    assert {name.rsplit(".")[-1] for name in report.resized} >= {"point_spectral_weight_bank_w", "rel_pos_h"}
 
 
 def test_export_rebuilds_the_model_from_the_file_alone(tmp_path):
