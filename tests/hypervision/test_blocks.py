@@ -85,3 +85,18 @@ def test_compiled_blocks_give_the_same_maps():
         model.compile_blocks()
         for one, other in zip(model.encode(cube, wl, 0.01), plain_maps, strict=True):
             torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["public", "shape"])
+def test_bf16_maps_are_those_of_float32_to_its_precision(mode):
+    torch.manual_seed(0)
+    model = create_model("hypervision_nano", input_mode=mode, image_size=64, merge_blocks=[1])
+    cube, wl = torch.rand(2, 24, 64, 40), [450.0 + 10 * i for i in range(24)]
+    with torch.no_grad():
+        wanted = model.encode(cube, [wl, wl[:22]], 0.01)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = model.train().encode(cube, [wl, wl[:22]], 0.01)
+        found[-1].float().square().mean().backward()
+    for one, other in zip(found, wanted, strict=True):
+        assert (one.float() - other).norm() < 0.02 * other.norm()
+    assert all(torch.isfinite(p.grad).all() for p in model.image_encoder.parameters() if p.grad is not None)
