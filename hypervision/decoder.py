@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hypervision.blocks import LayerNorm2d, Mlp
+from hypervision.meeting import Scene, meet, prepare
 
 NUM_MASKS = 4
 
@@ -164,25 +165,23 @@ class MaskDecoder(nn.Module):
         self.output_hypernetworks_mlps = nn.ModuleList(_Head(dim, dim // 8) for _ in range(NUM_MASKS))
         self.iou_prediction_head = _Head(dim, NUM_MASKS)
 
-    def attend(
-        self, neck_BDhw: Tensor, image_pe_1Dhw: Tensor, sparse_QTD: Tensor, no_mask_D: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Tokens [Q, T, D] and image [Q, D, h, w] of each prompt after they have met; half of the work."""
-        batch, dim, h, w = neck_BDhw.shape
-        own = torch.cat([self.iou_token.weight, self.mask_tokens.weight]).expand(len(sparse_QTD), -1, -1)
+    def prepare(self, neck_BDhw: Tensor, image_pe_1Dhw: Tensor, no_mask_D: Tensor) -> Scene:
+        """What all prompts on these images share."""
         image = (neck_BDhw + no_mask_D[:, None, None]).flatten(2).transpose(1, 2)
-        image = image.repeat_interleave(len(sparse_QTD) // batch, 0)
-        token, image = self.transformer(
-            torch.cat([own, sparse_QTD], 1), image, image_pe_1Dhw.flatten(2).transpose(1, 2)
-        )
-        return token, image.transpose(1, 2).reshape(-1, dim, h, w)
+        return prepare(self.transformer, image, image_pe_1Dhw.flatten(2).transpose(1, 2))
+
+    def attend(self, scene: Scene, sparse_QTD: Tensor, grid_hw: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Tokens [Q, T, D] and image [Q, D, h, w] of each prompt after they have met."""
+        own = torch.cat([self.iou_token.weight, self.mask_tokens.weight]).expand(len(sparse_QTD), -1, -1)
+        token, image = meet(scene, torch.cat([own, sparse_QTD], 1))
+        return token, image.transpose(1, 2).reshape(len(image), -1, *grid_hw)
 
     def quality(self, token_QTD: Tensor) -> Tensor:
         """Predicted IoU [Q, 4] of each prompt's masks: the single one, then three."""
         return self.iou_prediction_head(token_QTD[:, 0])  # type: ignore[no-any-return]
 
     def render(self, token_QTD: Tensor, image_QDhw: Tensor) -> Tensor:
-        """Logits [Q, 4, 4h, 4w] of each prompt's masks; the other half of the work."""
+        """Logits [Q, 4, 4h, 4w] of each prompt's masks."""
         up = self.output_upscaling(image_QDhw)
         weights = [head(token_QTD[:, 1 + i]) for i, head in enumerate(self.output_hypernetworks_mlps)]
         return torch.einsum("qmc,qchw->qmhw", torch.stack(weights, 1), up)
@@ -191,7 +190,8 @@ class MaskDecoder(nn.Module):
         self, neck_BDhw: Tensor, image_pe_1Dhw: Tensor, sparse_QTD: Tensor, no_mask_D: Tensor, multimask: bool
     ) -> tuple[Tensor, Tensor]:
         """Return logits [B, P, M, 4h, 4w] and IoU [B, P, M]; M = 3, or 1 without `multimask`."""
-        token, image = self.attend(neck_BDhw, image_pe_1Dhw, sparse_QTD, no_mask_D)
+        h, w = neck_BDhw.shape[-2:]
+        token, image = self.attend(self.prepare(neck_BDhw, image_pe_1Dhw, no_mask_D), sparse_QTD, (h, w))
         picked = slice(1, NUM_MASKS) if multimask else slice(0, 1)
         prompts = len(sparse_QTD) // len(neck_BDhw)
         logits, iou = self.render(token, image)[:, picked], self.quality(token)[:, picked]

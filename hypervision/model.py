@@ -16,6 +16,7 @@ from hypervision.checkpoint import load_weights, read_options
 from hypervision.decoder import MaskDecoder, PromptEncoder
 from hypervision.encoder import ImageEncoder
 from hypervision.masks import Render
+from hypervision.meeting import Scene
 from hypervision.sizes import SIZES, ModelSize, resolve_size
 
 Wavelengths = Sequence[float] | Sequence[Sequence[float]] | Tensor
@@ -125,21 +126,27 @@ class HyperModel(nn.Module):
         no_mask = self.prompt_encoder.no_mask_embed.weight[0]
         return self.mask_decoder(neck_BDhw, position, sparse.to(neck_BDhw), no_mask, multimask)  # type: ignore[no-any-return]
 
-    def propose_masks(self, neck_BDhw: Tensor, image_hw: tuple[int, int], points_BP2: Tensor) -> tuple[Tensor, Render]:
+    def prepare_masks(self, neck_BDhw: Tensor) -> Scene:
+        """What all prompts on these images share, for `propose_masks`."""
+        position = self.prompt_encoder.dense_position(*neck_BDhw.shape[-2:]).to(neck_BDhw)
+        return self.mask_decoder.prepare(neck_BDhw, position, self.prompt_encoder.no_mask_embed.weight[0])
+
+    def propose_masks(
+        self, scene: Scene, grid_hw: tuple[int, int], image_hw: tuple[int, int], points_BP2: Tensor
+    ) -> tuple[Tensor, Render]:
         """Predicted IoU [B, P, 3] of the masks of single points in pixels, and what renders those worth it.
 
-        The second takes numbers of prompts (B * P of them, image by image) and gives logits [n, 3, 4h, 4w].
+        The second takes numbers of prompts (B * P of them, image by image) and gives logits [n, 3, 4h, 4w]; h and w
+        are the sides of the neck's grid.
         """
         labels = torch.ones(*points_BP2.shape[:2], 1, device=points_BP2.device)
-        sparse = self.prompt_encoder(image_hw, points_BP2[:, :, None], labels, None).to(neck_BDhw)
-        position = self.prompt_encoder.dense_position(*neck_BDhw.shape[-2:]).to(neck_BDhw)
-        decoder = self.mask_decoder
-        token, image = decoder.attend(neck_BDhw, position, sparse, self.prompt_encoder.no_mask_embed.weight[0])
+        sparse = self.prompt_encoder(image_hw, points_BP2[:, :, None], labels, None).to(scene.image_BND)
+        token, image = self.mask_decoder.attend(scene, sparse, grid_hw)
 
         def render(prompts: Tensor) -> Tensor:
-            return decoder.render(token[prompts], image[prompts])[:, 1:]
+            return self.mask_decoder.render(token[prompts], image[prompts])[:, 1:]
 
-        return decoder.quality(token)[:, 1:].reshape(*points_BP2.shape[:2], -1), render
+        return self.mask_decoder.quality(token)[:, 1:].reshape(*points_BP2.shape[:2], -1), render
 
     def forward(self, cube_BCHW: Tensor, wavelength_nm: Wavelengths, gsd_m: float | Sequence[float]) -> list[Tensor]:
         """Same as `encode`."""

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hypervision.masks import Canvas, MaskRule, Masks, Render, generate
+from hypervision.meeting import Scene, meet, prepare
 from pseudolabel.config import Sam2Config, require_weights
 from pseudolabel.spectral import label_map
 from sharding.errors import ConfigError
@@ -45,21 +46,26 @@ class Sam2Masks:
             config.points_per_side, config.points_per_batch, config.pred_iou_thresh, config.stability_score_thresh
         )
 
-    def _propose(self, points_BP2: Tensor) -> tuple[Tensor, Render]:
+    def _scene(self) -> Scene:
+        """The pictures that were set, for any number of prompts."""
+        encoder, embedded = self.model.sam_prompt_encoder, self.predictor._features["image_embed"]
+        image = embedded + encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
+        position = encoder.get_dense_pe().flatten(2).transpose(1, 2)
+        return prepare(self.model.sam_mask_decoder.transformer, image.flatten(2).transpose(1, 2), position)
+
+    def _propose(self, scene: Scene, points_BP2: Tensor) -> tuple[Tensor, Render]:
         """One positive point a prompt, all pictures at once, with the modules of SAM2's own decoder in its order."""
         batch, prompts, _ = points_BP2.shape
         features, decoder = self.predictor._features, self.model.sam_mask_decoder
         coords = (points_BP2 * self.side).reshape(batch * prompts, 1, 2)
         labels = torch.ones(batch * prompts, 1, dtype=torch.int, device=self.device)
-        sparse, dense = self.model.sam_prompt_encoder(points=(coords, labels), boxes=None, masks=None)
+        sparse, _ = self.model.sam_prompt_encoder(points=(coords, labels), boxes=None, masks=None)
         own = [decoder.iou_token.weight, decoder.mask_tokens.weight]
         first = int(decoder.pred_obj_scores)  # newer models lead with a token that says whether there is an object
         own = [decoder.obj_score_token.weight, *own] if first else own
         tokens = torch.cat([torch.cat(own).expand(len(sparse), -1, -1), sparse], 1)
-        image = features["image_embed"].repeat_interleave(prompts, 0) + dense
-        position = self.model.sam_prompt_encoder.get_dense_pe().expand(len(image), -1, -1, -1)
-        token, seen = decoder.transformer(image, position, tokens)
-        seen = seen.transpose(1, 2).reshape(image.shape)
+        token, seen = meet(scene, tokens)
+        seen = seen.transpose(1, 2).reshape(len(tokens), -1, *features["image_embed"].shape[2:])
         iou = decoder.iou_prediction_head(token[:, first])[:, 1:]
 
         def render(chosen: Tensor) -> Tensor:
@@ -78,7 +84,8 @@ class Sam2Masks:
         with torch.inference_mode():
             self.predictor.set_image_batch([np.ascontiguousarray(picture) for picture in pictures_HW3])
             canvases = [Canvas(*picture.shape[:2]) for picture in pictures_HW3]
-            return generate(self._propose, canvases, self.rule, self.device)
+            scene = self._scene()
+            return generate(lambda points: self._propose(scene, points), canvases, self.rule, self.device)
 
     def __call__(self, rgb_HW3: Array, valid_HW: Array) -> Array:
         """Label map of the picture; where masks overlap the more confident one wins."""

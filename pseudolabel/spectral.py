@@ -60,11 +60,12 @@ class HyperfreeMasks:
         batch = torch.stack([F.pad(cube, (0, 0, 0, 0, 0, most - len(cube))) for cube, _ in prepared])
         gsd = [one * max(cube.shape[1:]) / side for one, cube in zip(gsd_m, cubes_CHW, strict=True)]
         neck = self.model.encode(batch, [axis.tolist() for axis in wl_C], gsd)[-1]
+        scene, grid = self.model.prepare_masks(neck), (neck.shape[2], neck.shape[3])
         canvases = [canvas for _, canvas in prepared]
         extent = torch.tensor([[canvas.filled[1], canvas.filled[0]] for canvas in canvases], device=self.device) * side
 
         def propose(points_BP2: Tensor) -> tuple[Tensor, Render]:
-            return self.model.propose_masks(neck, (side, side), points_BP2 * extent[:, None])
+            return self.model.propose_masks(scene, grid, (side, side), points_BP2 * extent[:, None])
 
         return generate(propose, canvases, self.rule, self.device, side)
 

@@ -58,6 +58,7 @@ def test_filtering_first_gives_the_masks_of_filtering_last():
     for head in model.mask_decoder.output_hypernetworks_mlps:
         head.layers[2].weight.mul_(300)  # spread the logits of random weights
     neck = model.encode(torch.rand(1, 30, 96, 96), [450.0 + 10 * i for i in range(30)], 0.01)[-1]
+    scene = model.prepare_masks(neck)
     canvas = Canvas(40, 64, (60 / 96, 1.0))
 
     def place(points):
@@ -72,7 +73,11 @@ def test_filtering_first_gives_the_masks_of_filtering_last():
     masks = soft[good] > 0
     kept = suppress_boxes(boxes_of(masks), iou[good], rule.nms_iou)
     (found,) = generate(
-        lambda points: model.propose_masks(neck, (96, 96), place(points)), [canvas], rule, torch.device("cpu"), 96
+        lambda points: model.propose_masks(scene, (12, 12), (96, 96), place(points)),
+        [canvas],
+        rule,
+        torch.device("cpu"),
+        96,
     )
     assert 0 < len(found) == len(kept) < len(iou)
     for index, other in enumerate(kept):
