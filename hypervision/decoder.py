@@ -103,42 +103,25 @@ class _Attention(nn.Module):
 
 
 class _TwoWayBlock(nn.Module):
-    def __init__(self, dim: int, num_heads: int, hidden: int, first: bool) -> None:
+    """The weights of a layer; `meeting.meet` computes with them."""
+
+    def __init__(self, dim: int, num_heads: int, hidden: int) -> None:
         super().__init__()
-        self.first = first
         self.self_attn = _Attention(dim, num_heads)
         self.cross_attn_token_to_image = _Attention(dim, num_heads, 2)
         self.cross_attn_image_to_token = _Attention(dim, num_heads, 2)
         self.mlp = Mlp(dim, hidden, nn.ReLU)
         self.norm1, self.norm2, self.norm3, self.norm4 = (nn.LayerNorm(dim) for _ in range(4))
 
-    def forward(self, token: Tensor, image: Tensor, token_pe: Tensor, image_pe: Tensor) -> tuple[Tensor, Tensor]:
-        if self.first:  # the very first block attends without position and without a residual
-            token = self.self_attn(token, token, token)
-        else:
-            q = token + token_pe
-            token = token + self.self_attn(q, q, token)
-        token = self.norm1(token)
-        token = self.norm2(token + self.cross_attn_token_to_image(token + token_pe, image + image_pe, image))
-        token = self.norm3(token + self.mlp(token))
-        image = self.norm4(image + self.cross_attn_image_to_token(image + image_pe, token + token_pe, token))
-        return token, image
-
 
 class _TwoWayTransformer(nn.Module):
+    """The weights of the transformer; `meeting.meet` computes with them."""
+
     def __init__(self, dim: int, depth: int = 2, num_heads: int = 8, hidden: int = 2048) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(_TwoWayBlock(dim, num_heads, hidden, i == 0) for i in range(depth))
+        self.layers = nn.ModuleList(_TwoWayBlock(dim, num_heads, hidden) for _ in range(depth))
         self.final_attn_token_to_image = _Attention(dim, num_heads, 2)
         self.norm_final_attn = nn.LayerNorm(dim)
-
-    def forward(self, token_pe: Tensor, image: Tensor, image_pe: Tensor) -> tuple[Tensor, Tensor]:
-        token = token_pe
-        for layer in self.layers:
-            token, image = layer(token, image, token_pe, image_pe)
-        return self.norm_final_attn(
-            token + self.final_attn_token_to_image(token + token_pe, image + image_pe, image)
-        ), image
 
 
 class _Head(nn.Module):
