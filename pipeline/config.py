@@ -27,7 +27,7 @@ from sharding.schema import load_yaml, typed
 
 RECIPES = Path(__file__).parent / "recipes"
 # Short forms for the common case of one dataset.
-ALIASES = {"dataset": "datasets.0.name", "root": "datasets.0.root", "row": "datasets.0.row"}
+ALIASES = {"dataset": "datasets.0.name"} | {key: f"datasets.0.{key}" for key in ("root", "row", "limit", "expand")}
 
 
 @dataclass

@@ -58,7 +58,7 @@ def _facts(title: str, facts: dict[str, Any]) -> None:
 def _stored(cube: Cube) -> str:
     units = cube.attrs["units"]
     if cube.basis is not None:
-        return f"{len(cube.stored)} components, {cube.stored.dtype} scores, {units}"
+        return f"{cube.stored.shape[0]} components, {cube.stored.dtype} scores, {units}"
     return f"{cube.stored.dtype}, x {cube.attrs['scale']:g} + {cube.attrs['offset']:g} {units}"
 
 

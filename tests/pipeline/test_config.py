@@ -10,8 +10,10 @@ import yaml
 from pipeline.config import load_config, recipe_names
 from sharding.errors import ConfigError
 from sharding.generator.corpus import PLACES
+from sharding.generator.fakes import write_fake
 from sharding.generator.formats import WRITERS, write_mat
 from sharding.records import find_records
+from sharding.store import open_cube
 
 ONE = ["dataset=cave", "root=/data/CAVE"]
 
@@ -143,3 +145,18 @@ def test_a_full_disk_stops_a_stage_with_one_sentence_and_no_false_claim(cli, tmp
         assert code == 0, out + err
     finally:
         subprocess.run(["umount", "-l", str(work)], check=True)
+
+
+def test_a_low_rank_scene_is_kept_or_expanded_as_asked_and_a_change_of_mind_is_told(cli, tmp_path):
+    axis = np.linspace(449.0, 957.0, 128).tolist()
+    write_fake("hyperspectralcityv2", tmp_path / "raw", axis)
+    words = ("ingest", f"workdir={tmp_path / 'w'}", "dataset=hyperspectralcityv2", f"root={tmp_path / 'raw'}")
+    code, out, err = cli(*words)
+    assert code == 0, out + err
+    (scene,) = (tmp_path / "w" / "cubes" / "hyperspectralcityv2.zarr").iterdir()
+    assert open_cube(scene).basis is not None
+    code, out, _ = cli("inspect", scene)
+    assert code == 0 and "54 components" in out
+    one_sentence(cli(*words, "expand=true"), 2, "the configuration changed (expand: False -> True)", "--overwrite")
+    code, out, err = cli(*words, "expand=true", "--overwrite")
+    assert code == 0 and open_cube(scene).basis is None, out + err
