@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 from pipeline.console import console, format_bytes, table
 from pipeline.report import paint_labels
 from sharding.catalog import Row, keys, load_row
+from sharding.companions import companion_path
 from sharding.errors import ConfigError, InputError, writing
 from sharding.readers import open_raw
 from sharding.render import render_rgb
@@ -104,6 +106,16 @@ def inspect_cube(path: Path, out: Path) -> None:
     _picture_cube(pixels, wl_C[good], valid, path.name, out)
 
 
+def _beside(path: Path, row: Row) -> str:
+    """Companions of a raw scene whose dataset's folder is not known: looked for below each of the nearest folders."""
+    path, words = path.absolute(), []
+    for one in row.companions:
+        places = [companion_path(one, root, path) for root in path.parents[:4]]
+        there = next((place for place in places if place.is_file()), None)
+        words.append(f"{one.name} ({'not found' if there is None else os.path.relpath(there, path.parent)})")
+    return "; ".join(words) or "-"
+
+
 def inspect_raw(path: Path, row: Row, out: Path) -> None:
     """A raw scene of a catalog row, before ingesting it."""
     raw = open_raw(row, path)
@@ -119,6 +131,7 @@ def inspect_raw(path: Path, row: Row, out: Path) -> None:
         "shape": f"{bands} bands, {height} x {width}, {raw.dtype}",
         "wavelengths": f"{wl_C.min():.1f}-{wl_C.max():.1f} nm",
         "values": f"{np.nanmin(cube):g} to {np.nanmax(cube):g}",
+        "companions": _beside(path, row),
         "note": raw.note or "-",
     }
     _facts(str(path), facts)
