@@ -108,11 +108,9 @@ def _write_integers(group: Any, raw: RawCube, survey: Survey) -> _Written:
     """The sensor's integers as they are, in one pass; 0 where a pixel is invalid."""
     height, width, bands = raw.shape_HWB
     with _Sink(group, "cube", (bands, height, width), raw.dtype) as sink:
-        for rows, part, strip_BHW in strips(raw):
+        for rows, part, strip_BHW in strips(raw, sink.part):
             survey.add(part, strip_BHW)
-            out_BHW = sink.part(rows, part)
-            out_BHW[...] = strip_BHW
-            out_BHW[:, ~survey.valid_HW[part]] = 0
+            strip_BHW[:, ~survey.valid_HW[part]] = 0
             sink.done(rows, part)
     return _Written(survey.finish())
 

@@ -29,10 +29,10 @@ def expand_scores(scores_DHW: Array, basis: Basis, bands: Any = slice(None)) -> 
     return np.asarray(planes.reshape(-1, height, width))
 
 
-def as_planes(window_HWB: Array) -> Array:
-    """A contiguous (b, h, w) copy of a (h, w, b) view, turned in pieces that stay in the processor's cache."""
+def as_planes(window_HWB: Array, room_BHW: Array | None = None) -> Array:
+    """A (b, h, w) copy of a (h, w, b) view, into `room_BHW` if given; in pieces that stay in the processor's cache."""
     height, width, bands = window_HWB.shape
-    out = np.empty((bands, height, width), window_HWB.dtype.newbyteorder("="))
+    out = np.empty((bands, height, width), window_HWB.dtype.newbyteorder("=")) if room_BHW is None else room_BHW
     step = max(1, PIECE_BYTES // max(1, width * bands * out.itemsize))
     for start in range(0, height, step):
         out[:, start : start + step] = np.moveaxis(window_HWB[start : start + step], 2, 0)

@@ -6,7 +6,7 @@ A pass goes in strips of rows of some megabytes, so memory does not follow the s
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -59,14 +59,13 @@ def blocks(height: int) -> Iterator[slice]:
         yield slice(start, min(start + BLOCK_ROWS, height))
 
 
-def strips(raw: RawCube) -> Iterator[tuple[slice, slice, Array]]:
+def strips(raw: RawCube, room: Callable[[slice, slice], Array] | None = None) -> Iterator[tuple[slice, slice, Array]]:
     """(rows of the block, rows of the strip, planes [B, h, W]) of a scene, in strips of some megabytes.
 
     A container that is read in chunks is asked for whole ones, or it would unpack them again. The next strip is read
-    while the last is at work.
+    while the last is at work. `room` gives the place for the planes of a strip, else they are in fresh memory.
     """
     height, width, bands = raw.shape_HWB
-    lazy = isinstance(raw.base_HWX, LazyCube)
     step = max(1, STRIP_BYTES // (raw.dtype.itemsize * width * bands))
     if isinstance(raw.base_HWX, LazyCube):
         step = -(-step // raw.base_HWX.chunk_rows) * raw.base_HWX.chunk_rows
@@ -75,14 +74,14 @@ def strips(raw: RawCube) -> Iterator[tuple[slice, slice, Array]]:
         starts = range(block.start, block.stop, step)
         wanted += [(block, slice(start, min(start + step, block.stop))) for start in starts]
     raw.advise(mmap.MADV_SEQUENTIAL)
-    fetch = raw.view if lazy else raw.planes
+    fetch = raw.view if raw.basis is None else raw.planes
     with ThreadPoolExecutor(1) as pool:
         ahead = pool.submit(fetch, wanted[0][1])
         for index, (block, part) in enumerate(wanted):
             found = ahead.result()
             if index + 1 < len(wanted):
                 ahead = pool.submit(fetch, wanted[index + 1][1])
-            yield block, part, as_planes(found) if lazy else found
+            yield block, part, found if raw.basis else as_planes(found, room and room(block, part))
             raw.advise(mmap.MADV_DONTNEED)  # or a scene of any size would end up in memory
 
 

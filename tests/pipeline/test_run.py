@@ -92,9 +92,10 @@ def test_the_export_loads_through_the_public_api(undisturbed):
     assert [tuple(m.shape) for m in maps] == [(1, 32, 6, 6)] * 3
     about = json.loads((export / "model.json").read_text())
     assert (
-        about["input_mode"] == "shape"
+        about["options"]["input_mode"] == "shape"
         and about["teacher_has_random_weights"]
         and "classical" in about["labelled_by"][0]
+        and about["trained_on_nm"]["cave"] == [400.0, 700.0, 31]
     )
 
 
