@@ -24,7 +24,7 @@ from sharding.errors import InputError
 from sharding.planes import Basis
 from sharding.readers import Array, RawCube
 from sharding.records import Body, sha256_file
-from sharding.statistics import BLOCK_ROWS, Statistics, Survey, blocks, strips
+from sharding.statistics import BLOCK_ROWS, Statistics, Survey, block_rows, blocks, strips
 from sharding.store import open_cube
 
 CHUNK_BANDS, CHUNK_SIDE = 16, BLOCK_ROWS
@@ -39,7 +39,8 @@ class _Sink:
 
     def __init__(self, group: Any, name: str, shape: tuple[int, int, int], dtype: np.dtype[Any]) -> None:
         planes, height, width = shape
-        chunk = (min(CHUNK_BANDS, planes), min(CHUNK_SIDE, height), min(CHUNK_SIDE, width))
+        self.rows = block_rows(planes * width * dtype.itemsize)
+        chunk = (min(CHUNK_BANDS, planes), min(self.rows, height), min(CHUNK_SIDE, width))
         column = -(-planes // chunk[0]) * chunk[0] * chunk[1] * chunk[2] * dtype.itemsize
         across = min(-(-width // chunk[2]), max(1, SHARD_BYTES // column))
         shard = (-(-planes // chunk[0]) * chunk[0], chunk[1], across * chunk[2])
@@ -48,7 +49,7 @@ class _Sink:
             name, shape=shape, dtype=dtype, chunks=chunk, shards=shard, compressors=codec,
             config={"write_empty_chunks": True},  # looking for empty ones costs as much as packing
         )  # fmt: skip
-        self.buffers = [np.empty((planes, min(BLOCK_ROWS, height), width), dtype) for _ in range(2)]
+        self.buffers = [np.empty((planes, chunk[1], width), dtype) for _ in range(2)]
         self.pool = ThreadPoolExecutor(1)
         self.last: Future[None] | None = None
 
@@ -108,7 +109,7 @@ def _write_integers(group: Any, raw: RawCube, survey: Survey) -> _Written:
     """The sensor's integers as they are, in one pass; 0 where a pixel is invalid."""
     height, width, bands = raw.shape_HWB
     with _Sink(group, "cube", (bands, height, width), raw.dtype) as sink:
-        for rows, part, strip_BHW in strips(raw, sink.part):
+        for rows, part, strip_BHW in strips(raw, sink.rows, sink.part):
             survey.add(part, strip_BHW)
             strip_BHW[:, ~survey.valid_HW[part]] = 0
             sink.done(rows, part)
@@ -122,7 +123,7 @@ def _write_steps(group: Any, raw: RawCube, stats: Statistics) -> _Written:
     step = (float(stats.high_B.max()) - low) / STEPS or 1.0
     error = 0.0
     with _Sink(group, "cube", (bands, height, width), np.dtype(np.uint16)) as sink:
-        for rows, part, strip_BHW in strips(raw):
+        for rows, part, strip_BHW in strips(raw, sink.rows):
             worst = _quantise(strip_BHW, stats.valid_HW[part], step, low, sink.part(rows, part))
             error = max(error, worst)
             sink.done(rows, part)
@@ -151,7 +152,7 @@ def _write_scores(group: Any, raw: RawCube, stats: Statistics, basis: Basis) -> 
     group.create_array("mean", data=basis[0].astype(np.float32))
     group.create_array("coeff", data=basis[1].astype(np.float32))
     with _Sink(group, "scores", (len(basis[1]), height, width), np.dtype(np.float32)) as sink:
-        for rows in blocks(height):
+        for rows in blocks(height, sink.rows):
             scores_DHW = sink.part(rows, rows)
             scores_DHW[...] = raw.scores(rows)
             scores_DHW[:, ~stats.valid_HW[rows]] = 0

@@ -18,7 +18,8 @@ from sharding.planes import as_planes
 from sharding.readers import Array, RawCube
 from sharding.readers.lazy import LazyCube
 
-BLOCK_ROWS = 256
+BLOCK_ROWS, LEAST_ROWS = 256, 16
+BLOCK_BYTES = 160 << 20
 STRIP_BYTES = 16 << 20
 FULL_SCALES = tuple(float((1 << bits) - 1) for bits in (8, 10, 12, 14, 16))
 
@@ -53,14 +54,24 @@ class Statistics:
         }
 
 
-def blocks(height: int) -> Iterator[slice]:
-    """The rows of a scene in the blocks that are written at once."""
-    for start in range(0, height, BLOCK_ROWS):
-        yield slice(start, min(start + BLOCK_ROWS, height))
+def block_rows(row_bytes: int) -> int:
+    """Rows that are written at once: 256, or fewer where those of a wide scene of many bands would fill the memory."""
+    rows = BLOCK_ROWS
+    while rows > LEAST_ROWS and rows * row_bytes > BLOCK_BYTES:
+        rows //= 2
+    return rows
 
 
-def strips(raw: RawCube, room: Callable[[slice, slice], Array] | None = None) -> Iterator[tuple[slice, slice, Array]]:
-    """(rows of the block, rows of the strip, planes [B, h, W]) of a scene, in strips of some megabytes.
+def blocks(height: int, rows: int) -> Iterator[slice]:
+    """The rows of a scene in blocks."""
+    for start in range(0, height, rows):
+        yield slice(start, min(start + rows, height))
+
+
+def strips(
+    raw: RawCube, rows: int = BLOCK_ROWS, room: Callable[[slice, slice], Array] | None = None
+) -> Iterator[tuple[slice, slice, Array]]:
+    """(rows of the block, rows of the strip, planes [B, h, W]) of a scene, in blocks of `rows` and strips of megabytes.
 
     A container that is read in chunks is asked for whole ones, or it would unpack them again. The next strip is read
     while the last is at work. `room` gives the place for the planes of a strip, else they are in fresh memory.
@@ -70,7 +81,7 @@ def strips(raw: RawCube, room: Callable[[slice, slice], Array] | None = None) ->
     if isinstance(raw.base_HWX, LazyCube):
         step = -(-step // raw.base_HWX.chunk_rows) * raw.base_HWX.chunk_rows
     wanted = []
-    for block in blocks(height):
+    for block in blocks(height, rows):
         starts = range(block.start, block.stop, step)
         wanted += [(block, slice(start, min(start + step, block.stop))) for start in starts]
     raw.advise(mmap.MADV_SEQUENTIAL)

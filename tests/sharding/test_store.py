@@ -106,6 +106,13 @@ def test_strips_make_the_same_cube(tmp_path, monkeypatch):
     monkeypatch.setattr("sharding.statistics.STRIP_BYTES", 4 * 20 * 3 * 7)
     strips, _ = store(tmp_path / "b", cube)
     np.testing.assert_array_equal(whole.stored[:], strips.stored[:])
+    assert whole.stored.chunks == (3, 256, 20)
+    monkeypatch.setattr("sharding.statistics.BLOCK_BYTES", 100 * 20 * 3 * 2)
+    for name, values in (("floats", cube), ("counts", (cube * 100).astype(np.int16))):
+        few, _ = store(tmp_path / name, values)
+        assert few.stored.chunks == (3, 64, 20)
+        limit = few.attrs["largest_error"] + 1e-6
+        assert np.abs(np.moveaxis(few.window().physical(), 0, -1) - values).max() <= limit
 
 
 def test_a_block_that_does_not_read_back_is_told(tmp_path, monkeypatch):
