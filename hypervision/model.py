@@ -168,7 +168,7 @@ def create_model(
         checkpoint: a `.safetensors` exported here (its options are read from it) or a public `.pth`.
         image_size: side in pixels for which the global position tables are laid out.
         **options: fields of `ModelSize` over the named size: patch_size, embed_dim, depth, num_heads,
-            global_blocks, merge_blocks (`()` is the flat form), neck_dim, input_mode.
+            global_blocks, merge_blocks (`()` is the flat form), neck_dim, input_mode, embedding.
 
     Raises:
         ValueError: an unknown name or option, or a checkpoint that does not hold this model.
