@@ -1,6 +1,6 @@
 """Channel-adaptive patch embedding: cubes of any cameras, mixed in one batch, to tokens.
 
-Which band meets which kernel is told by `bands`. Samples of one camera share one convolution over the channels that
+Which band meets which kernel is told by `bands`. Samples of one camera share one multiply over the channels that
 camera has; the kernels of a camera are summed once and kept while the weights do not change.
 """
 
@@ -101,7 +101,10 @@ class SpectralEmbedding(nn.Module):
     def kernels(self, bank: dict[str, Tensor], plan: Plan) -> Tensor:
         """The kernels of a camera, from memory if nobody will ask for their gradient."""
         point, block = bank["point_w"], bank["block_w"]
-        if torch.is_grad_enabled() and (point.requires_grad or block.requires_grad):
+        training = torch.is_grad_enabled() and (point.requires_grad or block.requires_grad)
+        if training or point.is_inference() or block.is_inference():
+            # Optimisers may write weights behind their version counters, and inference tensors have none.
+            self._kept.clear()
             return self._mix(point, block, plan.mixture)
         key = (plan, point.data_ptr(), point._version, block.data_ptr(), block._version, point.dtype, point.device)
         if key not in self._kept:

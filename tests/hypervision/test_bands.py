@@ -42,6 +42,19 @@ def test_kept_kernels_follow_the_weights():
     assert (after - before).abs().max() > 1e-4
 
 
+def test_kept_kernels_are_forgotten_by_training_and_not_asked_of_inference_tensors():
+    model = create_model("hypervision_nano")
+    cube = torch.rand(1, 31, 96, 96)
+    with torch.no_grad():
+        before = model.encode(cube, VIS, 0.01)[0]
+    model.encode(cube, VIS, 0.01)
+    model.image_encoder.point_spectral_weight_bank_w.data.mul_(1.5)  # as optimisers of flat buffers do
+    with torch.no_grad():
+        assert (model.encode(cube, VIS, 0.01)[0] - before).abs().max() > 1e-4
+    with torch.inference_mode():
+        create_model("hypervision_nano").encode(cube, VIS, 0.01)
+
+
 def test_an_interpolated_kernel_lies_on_the_line_between_its_keys():
     plan = interpolate_bands((505.0, 900.0))
     shares = {(kernel, channel): weight for kernel, channel, weight in
