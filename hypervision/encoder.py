@@ -6,7 +6,7 @@ Parameter names are those of the public checkpoints.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,28 @@ from hypervision.spectral import SpectralEmbedding
 
 WINDOW = 14
 SEMANTIC_HEADS = 8
+
+
+def run_blocks(
+    x_BHWD: Tensor,
+    blocks: Iterable[nn.Module],
+    tap_blocks: Sequence[int],
+    merges: Mapping[int, nn.Module],
+    neck: nn.Module,
+    again: bool = False,
+) -> list[Tensor]:
+    """Tokens to the taps in order, then the neck, each [B, D, h, w].
+
+    `merges` follow their blocks; `again` computes a block's activations a second time when its gradient is asked for.
+    """
+    taps = []
+    for index, block in enumerate(blocks):
+        x_BHWD = checkpoint(block, x_BHWD, use_reentrant=False) if again else block(x_BHWD)
+        if index in tap_blocks:
+            taps.append(x_BHWD.permute(0, 3, 1, 2))
+        if index in merges:
+            x_BHWD = merges[index](x_BHWD)
+    return [*taps, neck(x_BHWD.permute(0, 3, 1, 2))]
 
 
 class ImageEncoder(nn.Module):
@@ -91,15 +113,9 @@ class ImageEncoder(nn.Module):
     def forward(self, cube_BCHW: Tensor, plans: Sequence[Plan], gsd_B: Tensor) -> list[Tensor]:
         """Return the taps in order, then the neck, each [B, D, h, w]."""
         x_BHWD = self.embed(cube_BCHW, plans, gsd_B)
+        merges = dict(zip(self.size.merge_blocks, self.multi_scale_convs, strict=True))
         again = self.checkpointing and torch.is_grad_enabled()
-        taps = []
-        for index, block in enumerate(self.blocks):
-            x_BHWD = checkpoint(block, x_BHWD, use_reentrant=False) if again else block(x_BHWD)
-            if index in self.tap_blocks:
-                taps.append(x_BHWD.permute(0, 3, 1, 2))
-            if index in self.size.merge_blocks:
-                x_BHWD = self.multi_scale_convs[self.size.merge_blocks.index(index)](x_BHWD)
-        return [*taps, self.neck(x_BHWD.permute(0, 3, 1, 2))]
+        return run_blocks(x_BHWD, self.blocks, self.tap_blocks, merges, self.neck, again)
 
     def semantic(self, neck_BCHW: Tensor) -> Tensor:
         """The semantic embedding of a neck map, used for material similarity: same shape."""

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hypervision.bands import BLOCK_NM, POINT_NM, RULES, TOLERANCE_NM
 from hypervision.blocks import position_code
+from hypervision.encoder import run_blocks
 from hypervision.model import HyperModel
-from hypervision.spectral import camera_channels, shape_cube
+from hypervision.spectral import embed_camera, shape_cube
 
 NORMALISATION = {
     "public": "divide each cube by its maximum; set invalid pixels to 0",
@@ -43,12 +43,11 @@ class FixedEncoder(nn.Module):
         rows, cols = height // self.patch, width // self.patch
         with torch.no_grad():
             bank = encoder.bank()
-            weight_DKpp = encoder.embedding.kernels(bank, self.plan)
+            weight_DX, bias_D = encoder.embedding.camera(bank, self.plan)
             code = position_code(rows, cols, size.embed_dim, torch.tensor([gsd_m]))
             place = encoder.pos_embed_mlp(code)
-        bias = bank["point_b"] + bank["block_b"] if self.plan.uses_block else bank["point_b"]
-        self.register_buffer("weight", weight_DKpp.detach().clone())
-        self.register_buffer("bias", bias.detach().clone())
+        self.register_buffer("weight", weight_DX.detach().clone())
+        self.register_buffer("bias", bias_D.detach().clone())
         self.register_buffer("place", place.detach().clone())
         self.register_buffer("log_brightness", bank["log_brightness"].detach().clone() if self.shape else None)
         self.blocks, self.merges, self.neck = encoder.blocks, encoder.multi_scale_convs, encoder.neck
@@ -61,16 +60,9 @@ class FixedEncoder(nn.Module):
             count_B = torch.full((cube_BCHW.shape[0],), self.plan.bands, device=cube_BCHW.device)
             cube_BCHW, bright_Bhw = shape_cube(cube_BCHW, count_B, self.patch)
             extra = bright_Bhw[..., None] * self.log_brightness
-        channels = camera_channels(cube_BCHW, self.plan.mixture)
-        x_BHWD = F.conv2d(channels, self.weight, self.bias, stride=self.patch).permute(0, 2, 3, 1) + extra + self.place
-        taps = []
-        for index, block in enumerate(self.blocks):
-            x_BHWD = block(x_BHWD)
-            if index in self.tap_blocks:
-                taps.append(x_BHWD.permute(0, 3, 1, 2))
-            if index in self.merge_blocks:
-                x_BHWD = self.merges[self.merge_blocks.index(index)](x_BHWD)
-        return [*taps, self.neck(x_BHWD.permute(0, 3, 1, 2))]
+        tokens_BHWD = embed_camera(cube_BCHW, self.plan.mixture, self.weight, self.bias, self.patch)
+        merges = dict(zip(self.merge_blocks, self.merges, strict=True))
+        return run_blocks(tokens_BHWD + extra + self.place, self.blocks, self.tap_blocks, merges, self.neck)
 
 
 def export_program(

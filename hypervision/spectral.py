@@ -53,6 +53,22 @@ def camera_channels(cube_BCHW: Tensor, mixture: Mixture) -> Tensor:
     return total / torch.tensor(sizes, device=total.device)[:, None, None]
 
 
+def embed_camera(cube_BCHW: Tensor, mixture: Mixture, weight_DX: Tensor, bias_D: Tensor, patch: int) -> Tensor:
+    """Tokens [B, h, w, D] of cubes of one camera.
+
+    As a multiply (a convolution of this stride takes up to twice as long on a CPU), some rows of tokens at a time,
+    since fresh memory for all patches costs as much as copying them.
+    """
+    h, w = cube_BCHW.shape[2] // patch, cube_BCHW.shape[3] // patch
+    step = max(1, PIECE_BYTES // (len(cube_BCHW) * w * weight_DX.shape[1] * 4))
+    parts = []
+    for start in range(0, h, step):
+        some = camera_channels(cube_BCHW[:, :, start * patch : (start + step) * patch], mixture)
+        tiles = some.reshape(*some.shape[:2], -1, patch, w, patch)
+        parts.append(F.linear(tiles.permute(0, 2, 4, 1, 3, 5).flatten(3), weight_DX, bias_D))
+    return torch.cat(parts, 1)
+
+
 class SpectralEmbedding(nn.Module):
     """Tokens from a cube of any camera; the parameters live in the encoder under their public names.
 
@@ -84,21 +100,15 @@ class SpectralEmbedding(nn.Module):
         return tokens[order.to(tokens.device)] + extra
 
     def _one_camera(self, bank: dict[str, Tensor], cube_BCHW: Tensor, plan: Plan) -> Tensor:
-        bias = bank["point_b"] + bank["block_b"] if plan.uses_block else bank["point_b"]
-        weight_DX = self.kernels(bank, plan).flatten(1)
-        p, h, w = self.patch_size, cube_BCHW.shape[2] // self.patch_size, cube_BCHW.shape[3] // self.patch_size
-        # As a multiply (a convolution of this stride takes up to twice as long on a CPU), some rows of tokens at a
-        # time, since fresh memory for all patches costs as much as copying them.
-        step = max(1, PIECE_BYTES // (len(cube_BCHW) * w * weight_DX.shape[1] * 4))
-        parts = []
-        for start in range(0, h, step):
-            some = camera_channels(cube_BCHW[:, :, start * p : (start + step) * p], plan.mixture)
-            tiles = some.reshape(*some.shape[:2], -1, p, w, p)
-            patches = tiles.permute(0, 2, 4, 1, 3, 5).flatten(3)
-            parts.append(F.linear(patches, weight_DX, bias))
-        return torch.cat(parts, 1).permute(0, 3, 1, 2)
+        weight_DX, bias_D = self.camera(bank, plan)
+        return embed_camera(cube_BCHW, plan.mixture, weight_DX, bias_D, self.patch_size).permute(0, 3, 1, 2)
 
-    def kernels(self, bank: dict[str, Tensor], plan: Plan) -> Tensor:
+    def camera(self, bank: dict[str, Tensor], plan: Plan) -> tuple[Tensor, Tensor]:
+        """Kernels [D, K * p * p] and bias [D] of a camera, as `embed_camera` takes them."""
+        bias_D = bank["point_b"] + bank["block_b"] if plan.uses_block else bank["point_b"]
+        return self._kernels(bank, plan).flatten(1), bias_D
+
+    def _kernels(self, bank: dict[str, Tensor], plan: Plan) -> Tensor:
         """The kernels of a camera, from memory if nobody will ask for their gradient."""
         point, block = bank["point_w"], bank["block_w"]
         training = torch.is_grad_enabled() and (point.requires_grad or block.requires_grad)

@@ -34,7 +34,9 @@ def provenance(config: Config, step: int) -> dict[str, Any]:
     labelled_by = sorted({read_record(shard.with_suffix(".json")).extra["labelled_by"] for shard in shards})
     first = {ref.dataset: ref for ref in reversed(manifest.samples)}
     axes = {name: ref.meta()["wavelength_nm"] for name, ref in sorted(first.items())}
-    return card(create_model(config.model.name, input_mode=config.model.input_mode, **config.model.options)) | {
+    with torch.device("meta"):  # shapes are all that the card tells of
+        model = create_model(config.model.name, input_mode=config.model.input_mode, **config.model.options)
+    return card(model) | {
         "trained_on_nm": {name: [min(axis), max(axis), len(axis)] for name, axis in axes.items()},
         "steps": step,
         "seed": config.seed,
