@@ -197,25 +197,19 @@ def write_cube(
     group = zarr.create_group(path)
     written = _write_pixels(group, raw, survey, basis)
     stats = written.stats
-    masks = {"valid": (stats.valid_HW, ~stats.valid_HW), "saturated": (stats.saturated_HW, stats.saturated_HW)}
-    for name, (mask_HW, noted_HW) in masks.items():
-        if noted_HW.any():
-            group.create_array(name, data=mask_HW.astype(np.uint8))
+    if not stats.valid_HW.all():
+        group.create_array("valid", data=stats.valid_HW.astype(np.uint8))
+    if stats.saturated_HW.any():
+        group.create_array("saturated", data=stats.saturated_HW.astype(np.uint8))
     step, offset = (1.0, 0.0) if basis else (written.step * scale, written.low * scale + row.offset)
     error = written.error * abs(scale)
     group.attrs.update(_attributes(row, scene, raw, stats, digest) | {"scale": step, "offset": offset, "split": split})
     group.attrs.update({"statistics": stats.attributes(scale, row.offset), "largest_error": error})
     counts = dict(zip(("height", "width", "bands"), raw.shape_HWB, strict=True))
-    counts["stored_bytes"] = _stored_bytes(group)
+    counts["stored_bytes"] = int(open_cube(path).stored.nbytes)
     counts |= {"invalid_pixels": int((~stats.valid_HW).sum()), "saturated_pixels": int(stats.saturated_HW.sum())}
-    counts["bad_bands"] = int((stats.low_B >= stats.high_B).sum())
+    counts["bad_bands"] = int(stats.dead_B.sum())
     return Body(counts, extra={"note": raw.note, "largest_error": error, "dtype": str(raw.dtype)})
-
-
-def _stored_bytes(group: Any) -> int:
-    """Bytes of the large array before packing."""
-    array = group["scores" if "scores" in group else "cube"]
-    return int(array.nbytes)
 
 
 def write_companions(path: Path, found: Sequence[Found], digest: Callable[[Path], str] = sha256_file) -> None:
@@ -240,7 +234,7 @@ def _attributes(row: Row, scene: str, raw: RawCube, stats: Statistics, digest: C
         "scene": scene,
         "wavelength_nm": list(raw.wavelength_nm or ()),
         "fwhm_nm": None if raw.fwhm_nm is None else list(raw.fwhm_nm),
-        "bad_band": (stats.low_B >= stats.high_B).tolist(),
+        "bad_band": stats.dead_B.tolist(),
         "units": row.units,
         "gsd_m": row.gsd_m,
         "sensor": row.sensor,

@@ -100,17 +100,19 @@ class SampleRef:
 
     def bands(self, meta: dict[str, Any], chosen: Sequence[int] | Array | None = None) -> Array:
         """Physical values [K, H, W] of the chosen bands; the others are neither read nor decoded."""
-        start, size = self.members["cube.bands"]
         slices = band_slices(meta)
-        lowrank = "basis" in meta
-        if lowrank or chosen is None or len(chosen) > len(slices) // 2:
+        if "basis" in meta:  # any band needs every component
+            return decode_frames(self._frames(slices, slices), meta).physical(slice(None) if chosen is None else chosen)
+        wanted = slices if chosen is None else [slices[int(band)] for band in chosen]
+        return decode_frames(self._frames(slices, wanted), meta).physical()
+
+    def _frames(self, slices: list[slice], wanted: list[slice]) -> list[bytes]:
+        """Some frames of the cube; more than half of them are cut from one read."""
+        start, size = self.members["cube.bands"]
+        if len(wanted) > len(slices) // 2:
             whole = self.read_at(start, size)
-            picked = range(len(slices)) if lowrank or chosen is None else chosen
-            frames = [whole[slices[int(band)]] for band in picked]
-        else:
-            parts = [slices[int(band)] for band in chosen]
-            frames = [self.read_at(start + part.start, part.stop - part.start) for part in parts]
-        return decode_frames(frames, meta).physical(chosen if lowrank and chosen is not None else slice(None))
+            return [whole[part] for part in wanted]
+        return [self.read_at(start + part.start, part.stop - part.start) for part in wanted]
 
 
 @dataclass(frozen=True)

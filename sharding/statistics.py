@@ -29,8 +29,8 @@ class Statistics:
     """Of the valid pixels of a scene, in the values of its file: per band [B], and masks [H, W].
 
     `invalid_share_B` is the share of pixels without a value in a band; a pixel is valid if it has one in all.
-    `full_scale` is the highest value, if an integer camera of 8 to 16 bits ends there; `saturated_HW` are the valid
-    pixels that reach it in some band.
+    `saturated_HW` are the valid pixels that reach the highest value in some band, if an integer camera of 8 to 16 bits
+    ends there.
     """
 
     low_B: Array
@@ -40,7 +40,11 @@ class Statistics:
     invalid_share_B: Array
     valid_HW: Array
     saturated_HW: Array
-    full_scale: float | None
+
+    @property
+    def dead_B(self) -> Array:
+        """Bands that hold one value everywhere."""
+        return np.asarray(self.low_B >= self.high_B)
 
     def attributes(self, scale: float, offset: float) -> dict[str, Any]:
         """What goes beside the cube, in physical values."""
@@ -73,8 +77,9 @@ def strips(
 ) -> Iterator[tuple[slice, slice, Array]]:
     """(rows of the block, rows of the strip, planes [B, h, W]) of a scene, in blocks of `rows` and strips of megabytes.
 
-    A container that is read in chunks is asked for whole ones, or it would unpack them again. The next strip is read
-    while the last is at work. `room` gives the place for the planes of a strip, else they are in fresh memory.
+    A container that is read in chunks is asked for whole ones, or it would unpack them again, and for the next strip
+    while the last is at work; the system reads ahead in a mapped one. `room` gives the place for the planes of a
+    strip, else they are in fresh memory.
     """
     height, width, bands = raw.shape_HWB
     step = max(1, STRIP_BYTES // (raw.dtype.itemsize * width * bands))
@@ -174,7 +179,5 @@ class Survey:
             raise InputError(f"{self.source}: no pixel is valid (all are NaN, missing or masked)")
         mean_B = self.total_B / self.count
         std_B = np.sqrt(np.maximum(self.square_B / self.count - mean_B * mean_B, 0.0))
-        full = self.top if self.integer and self.top in FULL_SCALES else None
-        saturated_HW = self.top_HW if full is not None else np.zeros_like(self.top_HW)
         share_B = self.invalid_B / self.valid_HW.size
-        return Statistics(self.low_B, self.high_B, mean_B, std_B, share_B, self.valid_HW, saturated_HW, full)
+        return Statistics(self.low_B, self.high_B, mean_B, std_B, share_B, self.valid_HW, self.top_HW)

@@ -13,6 +13,7 @@ physical value = stored * scale + offset. Float cubes are rounded to at most hal
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,9 @@ class Cube:
         """The large array: bands, or the scores of a low-rank cube."""
         return self.arrays["scores" if "scores" in self.arrays else "cube"]
 
-    @property
+    @cached_property
     def basis(self) -> Basis | None:
-        """Mean and coefficients of a low-rank cube."""
+        """Mean and coefficients of a low-rank cube, read once for all its windows."""
         if "scores" not in self.arrays:
             return None
         return np.asarray(self.arrays["mean"][:]), np.asarray(self.arrays["coeff"][:])
@@ -78,15 +79,17 @@ class Cube:
 
     def valid(self, rows: slice = slice(None), cols: slice = slice(None)) -> Array:
         """Mask of valid pixels of a window."""
-        if "valid" not in self.arrays:
-            return np.ones(self.shape_CHW[1:], bool)[rows, cols]
-        return np.asarray(self.arrays["valid"][rows, cols], bool)
+        return self._mask("valid", rows, cols, True)
 
     def saturated(self, rows: slice = slice(None), cols: slice = slice(None)) -> Array:
         """Mask of the pixels of a window of which some band is at the sensor's full scale."""
-        if "saturated" not in self.arrays:
-            return np.zeros(self.shape_CHW[1:], bool)[rows, cols]
-        return np.asarray(self.arrays["saturated"][rows, cols], bool)
+        return self._mask("saturated", rows, cols, False)
+
+    def _mask(self, name: str, rows: slice, cols: slice, otherwise: bool) -> Array:
+        """A window of a mask, which is only stored where some pixels are not as `otherwise`."""
+        if name not in self.arrays:
+            return np.full(self.shape_CHW[1:], otherwise)[rows, cols]
+        return np.asarray(self.arrays[name][rows, cols], bool)
 
 
 def open_cube(path: Path) -> Cube:

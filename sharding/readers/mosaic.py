@@ -6,6 +6,7 @@ band b of pixel (i, j) is png[i*c + b // c, j*c + b % c]; sides that c does not 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -17,14 +18,23 @@ from sharding.readers import RawCube
 GREY_MODES = ("L", "I;16", "I;16B", "I")
 
 
+def grey_depth(path: Path, image: Image.Image, what: str) -> np.dtype[Any]:
+    """uint8 or uint16, as deep as a grey picture is.
+
+    Raises:
+        InputError: it has colours.
+    """
+    if image.mode not in GREY_MODES:
+        raise InputError(f"{path} is a {image.mode} picture, a {what} has one grey channel")
+    return np.dtype(np.uint8 if image.mode == "L" else np.uint16)
+
+
 def open_mosaic(row: Row, path: Path) -> RawCube:
     """Open a mosaic frame at its native depth, without demosaicking."""
     layout = row.mosaic or Mosaic()
     with Image.open(path) as image:
-        if image.mode not in GREY_MODES:
-            raise InputError(f"{path} is a {image.mode} picture, a mosaic frame has one grey channel")
-        frame = np.asarray(image)
-    frame = frame.astype(np.uint8 if frame.dtype == np.uint8 else np.uint16)
+        depth = grey_depth(path, image, "mosaic frame")
+        frame = np.asarray(image).astype(depth)
     cell = layout.cell
     height, width = frame.shape[0] // cell, frame.shape[1] // cell
     cells = frame[: height * cell, : width * cell].reshape(height, cell, width, cell)

@@ -18,7 +18,7 @@ from sharding.catalog import Row
 from sharding.errors import InputError
 from sharding.readers import RawCube
 from sharding.readers.lazy import LazyCube
-from sharding.readers.mosaic import GREY_MODES
+from sharding.readers.mosaic import grey_depth
 
 NUMBER = re.compile(r"(.*?)(\d+)$")
 
@@ -37,22 +37,12 @@ class PngStack:
         planes = []
         for path in self.paths[bands]:
             with Image.open(path) as image:
-                _check(path, image, self.shape, self.dtype)
+                depth = grey_depth(path, image, "band")
+                if (image.height, image.width) != self.shape[1:] or depth != self.dtype:
+                    first = f"the first band {self.shape[1:]} {self.dtype}"
+                    raise InputError(f"{path} is {image.height} x {image.width} {depth}, {first}")
                 planes.append(np.asarray(image).astype(self.dtype)[rows, cols])
         return np.stack(planes) if planes else np.empty((0, 0, 0), self.dtype)
-
-
-def _depth(image: Image.Image) -> np.dtype[Any]:
-    return np.dtype(np.uint8 if image.mode == "L" else np.uint16)
-
-
-def _check(path: Path, image: Image.Image, shape: tuple[int, int, int], dtype: np.dtype[Any]) -> None:
-    if image.mode not in GREY_MODES:
-        raise InputError(f"{path} is a {image.mode} picture, a band has one grey channel")
-    if (image.height, image.width) != shape[1:] or _depth(image) != dtype:
-        raise InputError(
-            f"{path} is {image.height} x {image.width} {_depth(image)}, the first band {shape[1:]} {dtype}"
-        )
 
 
 def band_files(path: Path) -> dict[int, Path]:
@@ -75,6 +65,5 @@ def open_png_bands(row: Row, path: Path) -> RawCube:  # noqa: ARG001 - same sign
         gap = f"but not number {min(missing)}" if missing else f"of which {path.name} is not the first"
         raise InputError(f"{path.parent} has {len(paths)} bands named like {path.name}, {gap}")
     with Image.open(path) as image:
-        shape, dtype = (len(paths), image.height, image.width), _depth(image)
-        _check(path, image, shape, dtype)
-    return RawCube(LazyCube(PngStack(paths, shape, dtype), "bhw"), paths)
+        stack = PngStack(paths, (len(paths), image.height, image.width), grey_depth(path, image, "band"))
+    return RawCube(LazyCube(stack, "bhw"), paths)
