@@ -155,7 +155,7 @@ def test_a_low_rank_scene_is_kept_or_expanded_as_asked_and_a_change_of_mind_is_t
     assert code == 0, out + err
     (scene,) = (tmp_path / "w" / "cubes" / "hyperspectralcityv2.zarr").iterdir()
     assert open_cube(scene).basis is not None
-    code, out, _ = cli("inspect", scene)
+    code, out, _ = cli("inspect", scene, "--out", tmp_path / "p.png")
     assert code == 0 and "54 components" in out
     one_sentence(cli(*words, "expand=true"), 2, "the configuration changed (expand: False -> True)", "--overwrite")
     code, out, err = cli(*words, "expand=true", "--overwrite")
