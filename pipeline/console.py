@@ -48,8 +48,8 @@ class StageProgress:
         self.bar: Progress | None = None
         self.stage, self.begun, self.first, self.told = "", 0.0, 0, 0.0
 
-    def __call__(self, stage: str, done: int, total: int, failed: int) -> None:
-        """Report that `done` of `total` units of a stage are ready."""
+    def __call__(self, stage: str, done: int, total: int, failed: int, health: str = "") -> None:
+        """Report that `done` of `total` items of a stage are ready, and what its workers do."""
         now = time.monotonic()
         if stage != self.stage:
             self.close()
@@ -57,17 +57,19 @@ class StageProgress:
         if done == self.first:  # start-up does not count into the rate
             self.begun = now
         if sys.stdout.isatty():
-            self._draw(stage, done, total, failed)
+            self._draw(stage, done, total, failed, health)
         elif done == total or now - self.told > LINE_SECONDS:
             self.told = now
-            console.print(self._line(stage, done, total, failed, now))
+            console.print(
+                self._line(stage, done, total, failed, now) + (f" [{health}]" if health else ""), markup=False
+            )
 
     def _line(self, stage: str, done: int, total: int, failed: int, now: float) -> str:
         rate = (done - self.first) / max(now - self.begun, 1e-9)
         rest = f", about {format_seconds((total - done) / rate)} left" if rate and done < total else ""
         return f"{stage}: {done}/{total}, {rate:.2f}/s{rest}" + (f", {failed} failed" if failed else "")
 
-    def _draw(self, stage: str, done: int, total: int, failed: int) -> None:
+    def _draw(self, stage: str, done: int, total: int, failed: int, health: str) -> None:
         if self.bar is None:
             self.bar = Progress(
                 TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"),
@@ -76,7 +78,7 @@ class StageProgress:
             self.bar.start()
             self.bar.add_task(stage, total=total, note="")
         rate = (done - self.first) / max(time.monotonic() - self.begun, 1e-9)
-        note = f"{rate:.2f}/s" + (f", {failed} failed" if failed else "")
+        note = f"{rate:.2f}/s" + (f", {failed} failed" if failed else "") + (f"  {health}" if health else "")
         self.bar.update(self.bar.task_ids[0], completed=done, total=total, note=note)
 
     def close(self) -> None:

@@ -18,10 +18,9 @@ from PIL import Image
 from hypervision import create_model
 from pipeline.config import Config
 from pretrain.probe import ProbeScene, gather_evidence
-from pseudolabel.descriptors import colour, spectral_shape
-from pseudolabel.fusion import fusion_tree, source_tree
-from pseudolabel.metrics import achievable_accuracy, boundary_scores
-from pseudolabel.regions import merge_tree, snap_borders
+from pseudolabel.comparison import METHODS, SHARES, cut_to, fit_of, method_trees
+from pseudolabel.descriptors import features_of
+from pseudolabel.metrics import achievable_accuracy
 from sharding.errors import InputError
 from sharding.ingest import cube_paths
 from sharding.records import Body, Unit, commit, find_records, fingerprint, read_record
@@ -31,8 +30,6 @@ from sharding.stage import RunOptions, StageResult, pending
 from sharding.store import open_cube
 
 LOGIC = 1
-SHARES = (1.0, 1.5)
-METHODS = ("spatial", "spectral", "spectral + brightness", "fused")
 
 
 def truth(workdir: Path, dataset: str, scene: str) -> tuple[Array, Array] | None:
@@ -46,32 +43,21 @@ def truth(workdir: Path, dataset: str, scene: str) -> tuple[Array, Array] | None
 
 
 def label_scores(ref: SampleRef, instances: Array, materials: Array, config: Config) -> dict[str, list[float]]:
-    """Scores of each method on one tile at 1.0 and 1.5 times the true number of regions.
-
-    Every method is cut by its own merge tree to the same count; all but the plain spatial one snap their borders.
-    """
+    """Scores of each method on one tile at 1.0 and 1.5 times the true number of regions."""
     meta = ref.meta()
     good = np.flatnonzero(~np.asarray(meta["bad_band"], bool))
     valid = ref.picture("valid") != 0
-    shape = spectral_shape(ref.bands(meta, good), valid)
-    lab = colour(ref.picture("rgb"))
+    wl_C = np.array(meta["wavelength_nm"])[good]
     fusion = config.pseudolabel.fusion
+    features = features_of(ref.bands(meta, good), wl_C, ref.picture("rgb"), valid, denoise=fusion.denoise)
     spatial, spectral = (ref.picture(name).astype(np.int32) for name in ("spatial", "spectral"))
-    alone = source_tree(spectral, shape)
-    trees = {
-        "spatial": (source_tree(spatial, lab), lab),
-        "spectral": (alone, shape),
-        "spectral + brightness": (merge_tree(alone.base, [(shape, 1.0), (lab, fusion.colour_weight)]), shape),
-        "fused": (fusion_tree(spatial, spectral, shape, lab, fusion), shape),
-    }
     scores = {}
-    for method in METHODS:
-        tree, feature = trees[method]
+    for method, (tree, snap_by) in method_trees(spatial, spectral, features, fusion).items():
         row = []
         for share in SHARES:
-            labels = snap_borders(tree.cut(count=round(share * int(instances.max()))), feature)
-            recall, precision = boundary_scores(labels, instances)
-            row += [achievable_accuracy(labels, instances), achievable_accuracy(labels, materials), recall, precision]
+            labels = cut_to(tree, snap_by, round(share * int(instances.max())), fusion.snap_pixels)
+            fit = fit_of(labels, instances)
+            row += [fit["ASA"], achievable_accuracy(labels, materials), fit["recall"], fit["precision"]]
         scores[method] = row
     return scores
 

@@ -9,7 +9,10 @@ from typing import Any
 from sharding.errors import ConfigError
 from sharding.records import sha256_file
 
-LOGIC = 2
+LOGIC = 3
+NO_BYTES = (
+    "workers", "pool", "item_seconds", "attempts", "address", "gpus_per_worker", "object_bytes", "device",
+)  # fmt: skip
 SEGMENTERS = ("models", "classical")
 
 
@@ -71,15 +74,31 @@ class ClassicalConfig:
 
 @dataclass
 class FusionConfig:
-    """Switches and limits of the fusion.
+    """Switches and limits of the fusion; `docs/method.md` has the formulas, `pseudolabel ablate` the effects.
 
-    Fields: stop merging at this cost; weight of the colour term; pixels that a border may move; distance
-    (about radians) below which two masks are one material; IoU at which a mask counts as "from" a source.
+    Fields:
+        denoise: noise-scaled PCA of the spectra; split: cut spatial masks by the spectral ones.
+        stop_cost: merge while it costs less; size_term: large regions cost more to merge.
+        colour_weight: of the Lab term; colour_on_borders: only on the share of a border that is also a spatial one.
+        shadows: join light and shade; shadow_weight, shadow_residual, shadow_power: factor and limits of what shade
+            leaves unexplained (radians; share of the median pair); darkest, brightest: brightness of shade to light.
+        snap_pixels: pixels that a border may move; material_distance: below it (about radians) two masks are one
+            material; source_iou: at which a mask counts as "from" a source; min_pixels: of a mask.
     """
 
-    stop_cost: float = 0.5
-    colour_weight: float = 0.2
+    denoise: bool = True
+    split: bool = True
     absorb_slivers: bool = True
+    stop_cost: float = 0.5
+    size_term: bool = True
+    colour_weight: float = 0.5
+    colour_on_borders: bool = True
+    shadows: bool = True
+    shadow_weight: float = 0.5
+    shadow_residual: float = 0.03
+    shadow_power: float = 0.4
+    darkest: float = 0.1
+    brightest: float = 0.7
     snap_pixels: int = 2
     material_distance: float = 0.02
     source_iou: float = 0.7
@@ -90,25 +109,50 @@ class FusionConfig:
 class PseudolabelConfig:
     """How labels are made.
 
-    Fields: "models" = SAM2 + HyperFree, "classical" = Felzenszwalb + k-means; tile side in pixels; bytes of
-    cube per shard; whether the source label maps travel along; workers (0 = one per GPU, or per two cores).
+    Fields:
+        segmenters: "models" = SAM2 + HyperFree, "classical" = Felzenszwalb + k-means.
+        tile: side of a training tile in pixels; window: side of what the models see at once (0 = the tile's),
+            overlap: pixels that windows share (at most a quarter of one).
+        shard_bytes: of cube per shard; keep_sources: whether the source label maps travel along.
+        workers: 0 = one per GPU, or per core; pool: processes that assemble scenes (0 = one per two cores).
+        item_seconds: that one window may take; attempts: before what kills its worker is quarantined.
+        address: of a Ray cluster (none = Ray on this machine); gpus_per_worker: there, or to share one GPU.
+        object_bytes: of Ray's shared memory, in which label maps wait for their scene to be complete.
     """
 
     segmenters: str = "models"
     tile: int = 512
+    window: int = 0
+    overlap: int = 64
     shard_bytes: int = 384 << 20
     keep_sources: bool = False
     workers: int = 0
+    pool: int = 0
+    item_seconds: float = 900.0
+    attempts: int = 3
+    address: str | None = None
+    gpus_per_worker: float | None = None
+    object_bytes: int = 512 << 20
     device: str = "auto"
     sam2: Sam2Config = field(default_factory=Sam2Config)
     hyperfree: HyperfreeConfig = field(default_factory=HyperfreeConfig)
     classical: ClassicalConfig = field(default_factory=ClassicalConfig)
     fusion: FusionConfig = field(default_factory=FusionConfig)
 
+    @property
+    def window_side(self) -> int:
+        """Side of what the models see at once."""
+        return self.window or self.tile
+
+    @property
+    def shared(self) -> int:
+        """Pixels that windows overlap by: no more than a quarter of one."""
+        return min(self.overlap, self.window_side // 4)
+
     def bytes_config(self) -> dict[str, Any]:
         """The fields that change the bytes of a shard; weights count by their content."""
         fields = {"logic": LOGIC, **asdict(self)}
-        for name in ("workers", "device", "classical" if self.segmenters == "models" else "sam2"):
+        for name in (*NO_BYTES, "classical" if self.segmenters == "models" else "sam2"):
             del fields[name]
         if self.segmenters == "classical":
             del fields["hyperfree"]
@@ -135,6 +179,10 @@ class PseudolabelConfig:
             raise ConfigError(f"pseudolabel.segmenters {self.segmenters!r} is not one of {', '.join(SEGMENTERS)}")
         if self.tile < 16 or self.shard_bytes < 1:
             raise ConfigError("pseudolabel.tile must be at least 16 pixels and shard_bytes positive")
+        if self.window_side < 16 or self.overlap < 0:
+            raise ConfigError("pseudolabel.window must be at least 16 pixels, and overlap not negative")
+        if self.attempts < 1 or self.item_seconds < 0:
+            raise ConfigError("pseudolabel.attempts must be at least 1 and item_seconds not negative (0 = no limit)")
         if self.segmenters == "models":
             require_weights("SAM2", self.sam2.checkpoint, self.sam2.allow_random, "pseudolabel.sam2")
             free = self.hyperfree

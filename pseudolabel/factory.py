@@ -1,40 +1,48 @@
 """`pseudolabel`: cubes -> `shards/<dataset>/<unit>.tar`, on Ray actors that load their models once.
 
-A unit is a shard: some whole scenes of one dataset, in order, up to a number of bytes. Every scene is cut into
-tiles, each tile gets spatial masks, spectral masks and fused masks, and materials are clustered over the scene.
+    unit (a shard: some whole scenes, in order) -> windows of its scenes -> actors look at them (see `worker`)
+    -> a pool assembles scenes (see `assemble`) -> the parts of a unit become one tar, committed
+
+A window that fails, hangs or kills its worker is quarantined by name; the rest of its scene and shard is made.
+Processes started side by side (array tasks) share the units through claims.
 """
 
 from __future__ import annotations
 
 import os
+import tarfile
+import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from pseudolabel.classical import spatial_regions, spectral_regions
+from pseudolabel.assemble import assemble
 from pseudolabel.config import PseudolabelConfig
-from pseudolabel.descriptors import colour, spectral_shape
-from pseudolabel.fusion import Fused, fuse, scene_materials
-from pseudolabel.regions import clean_means
+from pseudolabel.quality import add_up
+from pseudolabel.windows import Window, windows
+from pseudolabel.worker import LabelWorker
+from sharding.claims import Claims
+from sharding.crew import Crew, Done, Job, Limits
 from sharding.errors import InputError
-from sharding.planes import Planes
-from sharding.records import Body, Failure, Record, Unit, commit, data_path, find_records, fingerprint, read_record
-from sharding.render import companion_rgb, covers_visible, render_rgb
-from sharding.sample import GOOD, SATURATED, encode_sample
-from sharding.shards import index_shard, write_shard
-from sharding.stage import RunOptions, StageResult, run_units
-from sharding.store import Cube, open_cube
+from sharding.records import (
+    Body,
+    Failure,
+    Record,
+    Unit,
+    commit,
+    data_path,
+    find_records,
+    fingerprint,
+    read_record,
+    temporary_path,
+)
+from sharding.shards import index_shard, join_shards
+from sharding.stage import Progress, RunOptions, StageResult, check_unchanged, run_units
+from sharding.workers import ray_session
 
-Array = NDArray[Any]
-
-
-def windows(height: int, width: int, tile: int) -> list[tuple[int, int]]:
-    """Top-left corners of the tiles of a scene."""
-    return [(y, x) for y in range(0, height, tile) for x in range(0, width, tile)]
+Scene = tuple[str, Path, str, tuple[int, int, int]]
+"""Id, cube, its hash, (bands, height, width)."""
 
 
 def pseudolabel_units(workdir: Path, datasets: Sequence[str], config: PseudolabelConfig) -> list[Unit]:
@@ -46,168 +54,188 @@ def pseudolabel_units(workdir: Path, datasets: Sequence[str], config: Pseudolabe
     fields = config.bytes_config()
     units = []
     for dataset in datasets:
-        group: list[tuple[str, Path, str]] = []
+        group: list[Scene] = []
         size = index = 0
         scenes = list(_scenes(workdir, dataset))
         if not scenes:
             raise InputError(f"{workdir / 'cubes' / dataset}.zarr holds no finished cube; run ingest first")
-        for scene, path, digest, count in [*scenes, ("", Path(), "", config.shard_bytes + 1)]:
+        for scene, count in [*scenes, (None, config.shard_bytes + 1)]:
             if group and size + count > config.shard_bytes:
                 name = f"{dataset}-{index:05d}"
                 data = workdir / "shards" / dataset / f"{name}.tar"
-                inputs = fingerprint([(scene_id, sha) for scene_id, _, sha in group])
+                inputs = fingerprint([(scene_id, sha) for scene_id, _, sha, _ in group])
                 units.append(Unit("pseudolabel", name, data, data.with_suffix(".json"), inputs, fields, group))
                 group, size, index = [], 0, index + 1
-            group.append((scene, path, digest))
+            if scene is not None:
+                group.append(scene)
             size += count
     return units
 
 
-def _scenes(workdir: Path, dataset: str) -> Iterator[tuple[str, Path, str, int]]:
+def _scenes(workdir: Path, dataset: str) -> Iterator[tuple[Scene, int]]:
     folder = workdir / "cubes" / f"{dataset}.records"
     for path in find_records(folder) if folder.is_dir() else ():
         record = read_record(path)
         data = data_path(path, record)
         if data is not None:
-            yield path.stem, data, record.sha256, record.counts["stored_bytes"]
+            shape = (record.counts["bands"], record.counts["height"], record.counts["width"])
+            yield (path.stem, data, record.sha256, shape), record.counts["stored_bytes"]
+
+
+def scene_windows(scene: Scene, config: PseudolabelConfig) -> list[Window]:
+    """What the models see of a scene, one after the other."""
+    _, height, width = scene[3]
+    return windows(height, width, config.window_side, config.shared)
+
+
+def unit_windows(unit: Unit, config: PseudolabelConfig) -> int:
+    """How many windows a unit has."""
+    return sum(len(scene_windows(scene, config)) for scene in unit.payload)
 
 
 @dataclass
-class _Tile:
-    """One tile on its way: its cube as stored, pictures, masks."""
+class _Open:
+    """A unit on its way: what is still to come, where the parts of its scenes lie, what failed."""
 
-    key: str
-    window: tuple[int, int, int, int]
-    planes: Planes
-    quality: Array
-    rgb: Array
-    rgb_rule: str
-    sources: tuple[Array, Array]
-    fused: Fused
-    spectra_NC: Array
+    unit: Unit
+    began: float
+    wins: dict[int, int] = field(default_factory=dict)
+    looked: dict[int, list[Any]] = field(default_factory=dict)
+    parts: dict[int, Path] = field(default_factory=dict)
+    quality: dict[int, dict[str, Any]] = field(default_factory=dict)
+    left: int = 0
+    failures: list[Failure] = field(default_factory=list)
+    good: int = 0
 
 
-class LabelWorker:
-    """Holds the segmenters; makes one shard per call."""
+def _name(scene: Scene, window: Window) -> str:
+    return f"{scene[1]} at row {window[0]}, column {window[1]}"
 
-    def __init__(self, config: PseudolabelConfig, threads: int = 1) -> None:
-        self.config = config
-        if config.segmenters == "models":
-            import torch
 
-            from pseudolabel.spatial import Sam2Masks
-            from pseudolabel.spectral import HyperfreeMasks
+def _assemble(scene: str, path: Path, refs: list[Any], config: PseudolabelConfig, out: Path) -> dict[str, Any] | None:
+    """In a process of the pool: fetch what the workers saw of a scene and write its part."""
+    import ray
 
-            torch.set_num_threads(threads)
-            device = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
-            self.sam2, self.hyperfree = Sam2Masks(config.sam2, device), HyperfreeMasks(config.hyperfree, device)
+    looked = [one for one in ray.get(refs) if one is not None]
+    return assemble(scene, path, looked, config, out) if looked else None
 
-    def segment(self, cube_CHW: Array, wl_C: Array, cube: Cube, rgb: Array, valid: Array) -> tuple[Array, Array, Array]:
-        """(spatial, spectral, shape coordinates) of one tile of the good bands of a cube."""
-        shape = spectral_shape(cube_CHW, valid)
-        if self.config.segmenters == "classical":
-            spatial = spatial_regions(rgb, valid, self.config.classical)
-            return spatial, spectral_regions(shape, valid, self.config.classical), shape
-        spectral = self.hyperfree(cube_CHW / cube.maximum, wl_C, float(cube.attrs["gsd_m"]), valid)
-        return self.sam2(rgb, valid), spectral, shape
 
-    def _tile(self, cube: Cube, scene: str, y: int, x: int) -> _Tile | None:
-        tile = self.config.tile
-        rows, cols = slice(y, y + tile), slice(x, x + tile)
-        valid = cube.valid(rows, cols)
-        if not valid.any():
-            return None
-        good = cube.good_band
-        planes = cube.window(rows, cols)
-        physical = planes.physical(good) * valid
-        wl_C = cube.wavelength_nm[good]
-        rgb, rule = self._picture(cube, (rows, cols), physical, valid)
-        spatial, spectral, shape = self.segment(physical, wl_C, cube, rgb, valid)
-        saturated = cube.saturated(rows, cols)
-        fused = fuse(spatial, spectral, shape, colour(rgb), self.config.fusion)
-        unit = np.moveaxis(physical, 0, -1)
-        unit = unit / np.maximum(np.linalg.norm(unit, axis=-1, keepdims=True), 1e-12)
-        window = (y, x, *planes.shape_CHW[1:])
-        key = f"{cube.attrs['dataset']}-{scene}-y{y:05d}-x{x:05d}"
-        spectra = clean_means(fused.labels, unit, saturated)
-        quality = np.where(valid, np.where(saturated, SATURATED, GOOD), 0)
-        return _Tile(key, window, planes, quality, rgb, rule, (spatial, spectral), fused, spectra)
+class Line:
+    """Moves units through the crew, some at a time, and yields a record for each as it is committed."""
 
-    @staticmethod
-    def _picture(cube: Cube, window: tuple[slice, slice], physical: Array, valid: Array) -> tuple[Array, str]:
-        """RGB of a tile and where it is from: the dataset's own picture if it lies pixel on pixel over the cube."""
-        own = cube.companion("rgb", *window)
-        if own is None:
-            return render_rgb(physical, cube.wavelength_nm[cube.good_band], valid)
-        return companion_rgb(own) * valid[..., None], "companion"
+    def __init__(self, crew: Crew, config: PseudolabelConfig, claims: Claims, report: Callable[[int], None]) -> None:
+        self.crew, self.config, self.claims, self.report = crew, config, claims, report
+        self.open: dict[str, _Open] = {}
 
-    def samples(self, scene: str, path: Path) -> list[dict[str, Any]]:
-        """All samples of one scene; materials are numbered over the whole scene."""
-        cube = open_cube(path)
-        corners = windows(*cube.shape_CHW[1:], self.config.tile)
-        tiles = [tile for tile in (self._tile(cube, scene, y, x) for y, x in corners) if tile is not None]
-        spectra = np.concatenate([tile.spectra_NC for tile in tiles])
-        materials = scene_materials(spectra, self.config.fusion)
-        samples, start = [], 0
-        for tile in tiles:
-            own = materials[start : start + len(tile.spectra_NC)]
-            start += len(own)
-            samples.append(self._sample(cube, tile, own))
-        return samples
+    def run(self, todo: Sequence[Unit], ahead: int) -> Iterator[Record]:
+        """Make all units; those that another process has claimed come last, or are made by it."""
+        waiting = list(reversed(todo))
+        theirs: list[Unit] = []
+        while waiting or theirs or self.open:
+            while waiting and self.crew.waiting < ahead:
+                unit = waiting.pop()
+                if (done := _made_meanwhile(unit)) is not None:
+                    self.report(unit_windows(unit, self.config))
+                    yield done
+                elif self.claims.take(unit):
+                    self._begin(unit)
+                else:
+                    theirs.append(unit)
+            if not waiting and not self.crew.busy and theirs:
+                time.sleep(1.0)  # the others are at work on what is left
+                waiting, theirs = list(reversed(theirs)), []
+            self.claims.touch()
+            for ended in self.crew.wait() if self.crew.busy else ():
+                yield from self._take(ended)
 
-    def _sample(self, cube: Cube, tile: _Tile, materials: Array) -> dict[str, Any]:
-        side = self.config.tile
-        pad = [(0, side - tile.window[2]), (0, side - tile.window[3])]
+    def _begin(self, unit: Unit) -> None:
+        one = self.open[unit.id] = _Open(unit, time.perf_counter())
+        for index, scene in enumerate(unit.payload):
+            wins = scene_windows(scene, self.config)
+            one.wins[index], one.looked[index] = len(wins), []
+            one.left += 1
+            for window in wins:
+                self.crew.submit(Job((unit.id, index, window), _name(scene, window), (scene[1], window)))
 
-        def padded(array: Array, dtype: Any) -> Array:
-            return np.pad(array, [*pad, (0, 0)][: array.ndim]).astype(dtype)
+    def _take(self, ended: Done) -> Iterator[Record]:
+        name, index, window = ended.key
+        one = self.open[name]
+        if window is None:
+            self._assembled(one, index, ended)
+        else:
+            self._looked(one, index, ended)
+        if one.left == 0:
+            del self.open[name]
+            yield self._commit(one)
 
-        pictures = {
-            "instances": padded(tile.fused.labels, np.uint16),
-            "materials": padded(np.concatenate([[0], materials])[tile.fused.labels], np.uint16),
-            "valid": padded(tile.quality, np.uint8),
-            "rgb": padded(tile.rgb, np.uint8),
-        }
-        if self.config.keep_sources:
-            spatial, spectral = tile.sources
-            pictures |= {"spatial": padded(spatial, np.uint16), "spectral": padded(spectral, np.uint16)}
-        names = (
-            "dataset", "scene", "wavelength_nm", "fwhm_nm", "bad_band", "units", "gsd_m", "sensor", "licence",
-            "sources", "split",
-        )  # fmt: skip
-        meta = {name: cube.attrs[name] for name in names}
-        masks = [row | {"material": int(kind)} for row, kind in zip(tile.fused.records, materials, strict=True)]
-        meta["scene_max"] = cube.maximum
-        meta["covers_visible"] = covers_visible(cube.wavelength_nm[cube.good_band])
-        meta |= {"window_yxhw": tile.window, "rgb_rule": tile.rgb_rule, "masks": masks}
-        meta["labelled_by"] = self.config.describe
-        return encode_sample(tile.key, tile.planes.padded(side), pictures, meta)
+    def _looked(self, one: _Open, index: int, ended: Done) -> None:
+        self.report(1)
+        one.wins[index] -= 1
+        if ended.failure is not None:
+            one.failures.append(ended.failure)
+        else:
+            one.good += 1
+            one.looked[index].append(ended.ref)
+        if one.wins[index] == 0:
+            refs = one.looked.pop(index)
+            if not refs:
+                one.left -= 1
+                return
+            scene = one.unit.payload[index]
+            part = temporary_path(one.unit.data)
+            part.parent.mkdir(parents=True, exist_ok=True)
+            one.parts[index] = part
+            args = (scene[0], scene[1], refs, self.config, part)
+            self.crew.call(Job((one.unit.id, index, None), str(scene[1]), args, _assemble))
 
-    def make(self, unit: Unit) -> Record:
-        """Write one shard; a scene that cannot be labelled becomes a failure row of the shard's record."""
-        failures: list[Failure] = []
-        counts = {"scenes": 0}
+    def _assembled(self, one: _Open, index: int, ended: Done) -> None:
+        import ray
 
-        def stream() -> Iterator[dict[str, Any]]:
-            for scene, path, _ in unit.payload:
-                try:
-                    samples = self.samples(scene, path)
-                except (InputError, ValueError, IndexError, np.linalg.LinAlgError) as error:
-                    failures.append(Failure.of(str(path), error))
-                    continue
-                counts["scenes"] += 1
-                yield from samples
+        one.left -= 1
+        told = None if ended.failure is not None else ray.get(ended.ref)
+        if ended.failure is not None:
+            one.failures.append(ended.failure)
+        if told is None:
+            one.parts.pop(index).unlink(missing_ok=True)
+        else:
+            one.quality[index] = told["quality"]
+
+    def _commit(self, one: _Open) -> Record:
+        """Put the parts of a unit together, in the order of its scenes."""
+        parts = [one.parts[index] for index in sorted(one.parts)]
+        counts = {"scenes": len(parts), "windows": one.good}
+        failures = sorted(one.failures, key=lambda failure: failure.item)
 
         def write(temporary: Path) -> Body:
-            counts["samples"] = write_shard(temporary, stream())
-            index = index_shard(temporary) if counts["samples"] else {}
-            return Body(counts, failures, {"index": index, "labelled_by": self.config.describe})
+            join_shards(temporary, parts)
+            index = index_shard(temporary)
+            counts["samples"] = len(index)
+            quality = add_up(one.quality[scene] for scene in sorted(one.quality))
+            return Body(counts, failures, {"index": index, "labelled_by": self.config.describe, "quality": quality})
 
-        def check(temporary: Path) -> None:
-            if counts["samples"] and len(index_shard(temporary)) != counts["samples"]:
-                raise InputError(f"{temporary} does not read back the {counts['samples']} samples written")
+        try:
+            return commit(one.unit, write, _check_tar)
+        finally:
+            for part in parts:
+                part.unlink(missing_ok=True)
+            self.claims.release(one.unit)
 
-        return commit(unit, write, check)
+
+def _check_tar(path: Path) -> None:
+    """Raises InputError: not a whole tar."""
+    try:
+        with tarfile.open(path) as tar:
+            tar.getmembers()
+    except tarfile.TarError as error:
+        raise InputError(f"{path} does not read back: {error}") from error
+
+
+def _made_meanwhile(unit: Unit) -> Record | None:
+    """The record of a unit that another process made since the stage began."""
+    if not unit.record.is_file():
+        return None
+    record = read_record(unit.record)
+    return record if record.done and not record.failures and check_unchanged(unit, record) is None else None
 
 
 def worker_factory(config: PseudolabelConfig) -> Callable[[], LabelWorker]:
@@ -224,17 +252,67 @@ def _gpus(config: PseudolabelConfig) -> int:
     return torch.cuda.device_count()
 
 
+def memory_bytes() -> int:
+    """Memory of this machine that is free to use."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return 8 << 30
+
+
+def window_bytes(units: Sequence[Unit], config: PseudolabelConfig) -> int:
+    """Memory that the largest window takes while it is looked at: its stored planes and two float32 copies."""
+    side = config.window_side
+    cubes = [
+        bands * min(side, height) * min(side, width) for unit in units for *_, (bands, height, width) in unit.payload
+    ]
+    return max(cubes, default=0) * (2 + 4 + 4)
+
+
+def _depth(units: Sequence[Unit], config: PseudolabelConfig, workers: int) -> int:
+    """Windows in hand per worker: two, or one where two of each would not fit into the memory."""
+    return 2 if 2 * workers * window_bytes(units, config) < 0.6 * memory_bytes() else 1
+
+
+def label_units(todo: list[Unit], config: PseudolabelConfig, progress: Progress | None) -> Iterator[Record]:
+    """Run the units through a crew of actors."""
+    gpus = 0 if config.address else _gpus(config)
+    total = sum(unit_windows(unit, config) for unit in todo)
+    workers = max(1, min(config.workers or gpus or os.cpu_count() or 1, total))
+    pool = config.pool or max(1, (os.cpu_count() or 1) // 2)
+    depth = _depth(todo, config, workers)
+    share = min(1.0, gpus / workers) if gpus else 0.0
+    share = config.gpus_per_worker if config.gpus_per_worker is not None else share
+    with ray_session(workers + pool, gpus, config.address, config.object_bytes):
+        crew = Crew(
+            worker_factory(config), workers, pool, Limits(config.item_seconds, config.attempts),
+            gpus=share, cpus=1.0 if config.address else 0.0, depth=depth,
+        )  # fmt: skip
+        claims = Claims()
+        done = failed = 0
+
+        def report(count: int) -> None:
+            nonlocal done
+            done += count
+            if progress is not None:
+                progress("pseudolabel", done, total, failed, crew.health())
+
+        try:
+            for record in Line(crew, config, claims, report).run(todo, ahead=depth * workers):
+                failed += len(record.failures)
+                yield record
+        finally:
+            crew.close()
+            claims.release_all()
+
+
 def pseudolabel(workdir: Path, datasets: Sequence[str], config: PseudolabelConfig, options: RunOptions) -> StageResult:
     """Label every scene of the datasets."""
-    from sharding.workers import map_actors
-
     config.check()
     units = pseudolabel_units(workdir, datasets, config)
-    gpus = _gpus(config)
-    workers = config.workers or gpus or os.cpu_count() or 1
     result = run_units(
         "pseudolabel", units, workdir / "shards", options,
-        lambda todo: map_actors(worker_factory(config), todo, workers, gpus_per_worker=1.0 if gpus else 0.0),
+        lambda todo: label_units(todo, config, options.progress), reports=True,
     )  # fmt: skip
     if config.segmenters == "classical" or "RANDOM" in config.describe:
         result.notes.append(f"labels are made by {config.describe}")

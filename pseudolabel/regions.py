@@ -7,7 +7,7 @@ step are in docs/method.md.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,24 +55,16 @@ def areas(labels: Array) -> Array:
     return np.bincount(labels.ravel(), minlength=int(labels.max()) + 1)
 
 
-def clean_means(labels: Array, features_HWK: Array, spoilt_HW: Array) -> Array:
-    """Mean feature of each label from 1, [n, K], without spoilt pixels unless a label has no others."""
-    every = means(labels, features_HWK)
-    if not spoilt_HW.any():
-        return every[1:]
-    clean = np.where(spoilt_HW, 0, labels)
-    count = np.bincount(clean.ravel(), minlength=len(every))
-    some = means(clean, features_HWK)
-    every[: len(some)] = np.where(count[: len(some), None] > 0, some, every[: len(some)])
-    return every[1:]
+def sums(labels: Array, features_HWK: Array, count: int) -> Array:
+    """Sum of the features of each of `count` labels [count, K], index 0 included."""
+    flat, ids = features_HWK.reshape(-1, features_HWK.shape[-1]), labels.ravel()
+    return np.stack([np.bincount(ids, weights=column, minlength=count) for column in flat.T], 1)
 
 
 def means(labels: Array, features_HWK: Array) -> Array:
-    """Mean feature of each label, [n + 1, K]."""
-    count = np.maximum(areas(labels), 1)
-    flat = features_HWK.reshape(-1, features_HWK.shape[-1]).astype(np.float64)
-    sums = [np.bincount(labels.ravel(), flat[:, k], len(count)) for k in range(flat.shape[1])]
-    return np.stack(sums, 1) / count[:, None]
+    """Mean feature of each label, index 0 included (zero for absent ones)."""
+    size = areas(labels)
+    return np.asarray(sums(labels, features_HWK, len(size)) / np.maximum(size, 1)[:, None])
 
 
 def borders(labels: Array) -> dict[tuple[int, int], int]:
@@ -147,6 +139,21 @@ class MergeTree:
         return relabel(parent[self.base])
 
 
+Rule = Callable[[Array, Array, float], tuple[float, bool]]
+"""(squared distance of two mean features, whether the brighter one's features stay) of a pair and its border share."""
+
+
+def border_shares(base: Array, other: Array) -> dict[tuple[int, int], tuple[float, float]]:
+    """For touching regions of `base`: (border length that is a border of `other` too, border length).
+
+    A region counts to the region of `other` that holds most of it.
+    """
+    count = int(other.max()) + 1
+    joint = np.bincount(base.ravel().astype(np.int64) * count + other.ravel(), minlength=(int(base.max()) + 1) * count)
+    owner = joint.reshape(-1, count).argmax(1)
+    return {(a, b): (float(length * (owner[a] != owner[b])), length) for (a, b), length in borders(base).items()}
+
+
 def merge_tree(base: Array, features: Sequence[tuple[Array, float]]) -> MergeTree:
     """Merge touching regions greedily by cost = sqrt(na nb / (na + nb)) * sqrt(sum_f weight_f * distance_f^2).
 
@@ -154,35 +161,81 @@ def merge_tree(base: Array, features: Sequence[tuple[Array, float]]) -> MergeTre
         base: label map, 1..n.
         features: (height, width, k) maps with their weights; regions are compared by their means.
     """
-    size = dict(enumerate(areas(base).tolist()))
+
+    def rule(a: Array, b: Array, _: float) -> tuple[float, bool]:
+        return float((a - b) @ (a - b)), False
+
     stacked = np.concatenate([np.sqrt(weight) * means(base, feature) for feature, weight in features], 1)
-    mean = dict(enumerate(stacked))
-    near: dict[int, set[int]] = {}
-    for a, b in borders(base):
-        near.setdefault(a, set()).add(b)
-        near.setdefault(b, set()).add(a)
+    return merge_by(base, stacked, rule, {})
 
-    def cost(a: int, b: int) -> float:
-        difference = mean[a] - mean[b]
-        return float(np.sqrt(size[a] * size[b] / (size[a] + size[b]) * (difference @ difference)))
 
-    heap = [(cost(a, b), a, b) for a in near for b in near[a] if a < b]
+def merge_by(
+    base: Array,
+    mean_NK: Array,
+    rule: Rule,
+    shares: dict[tuple[int, int], tuple[float, float]],
+    size_term: bool = True,
+) -> MergeTree:
+    """Merge touching regions greedily by cost = sqrt(na nb / (na + nb)) * sqrt(squared distance of `rule`).
+
+    Args:
+        base: label map, 1..n.
+        mean_NK: mean features of the labels, index 0 included; the last one is the brightness.
+        rule: see `Rule`; it is given the share of the pair's border that `shares` (see `border_shares`) tells, else 1.
+        shares: kept up to date as regions merge; may be empty.
+        size_term: without it the cost is the distance alone.
+    """
+    graph = _Graph(base, mean_NK, rule, dict(shares), size_term)
+    heap = [(*graph.cost(a, b), a, b) for a in graph.near for b in graph.near[a] if a < b]
     heapq.heapify(heap)
     merges = []
-    fresh = int(base.max()) + 1
     while heap:
-        value, a, b = heapq.heappop(heap)
-        if a not in near or b not in near or b not in near[a]:
+        cost, keep, a, b = heapq.heappop(heap)
+        if a not in graph.near or b not in graph.near[a]:
             continue
-        total = size[a] + size[b]
-        size[fresh], mean[fresh] = total, (mean[a] * size[a] + mean[b] * size[b]) / total
-        near[fresh] = (near.pop(a) | near.pop(b)) - {a, b}
-        for other in near[fresh]:
-            near[other] = (near[other] - {a, b}) | {fresh}
-            heapq.heappush(heap, (cost(other, fresh), other, fresh))
-        merges.append((a, b, fresh, value))
-        fresh += 1
+        into = graph.join(a, b, keep)
+        merges.append((a, b, into, cost))
+        for other in graph.near[into]:
+            heapq.heappush(heap, (*graph.cost(other, into), other, into))
     return MergeTree(base, tuple(merges))
+
+
+class _Graph:
+    """The region adjacency graph while it is being merged."""
+
+    def __init__(self, base: Array, mean_NK: Array, rule: Rule, shares: dict[Any, Any], size_term: bool) -> None:
+        self.size = dict(enumerate(areas(base).tolist()))
+        self.mean = dict(enumerate(mean_NK))
+        self.rule, self.shares, self.size_term = rule, shares, size_term
+        self.near: dict[int, set[int]] = {}
+        self.fresh = int(base.max()) + 1
+        for a, b in borders(base):
+            self.near.setdefault(a, set()).add(b)
+            self.near.setdefault(b, set()).add(a)
+
+    def cost(self, a: int, b: int) -> tuple[float, bool]:
+        on, length = self.shares.get((min(a, b), max(a, b)), (1.0, 1.0))
+        squared, keep = self.rule(self.mean[a], self.mean[b], on / length)
+        weight = self.size[a] * self.size[b] / (self.size[a] + self.size[b]) if self.size_term else 1.0
+        return float(np.sqrt(weight * squared)), keep
+
+    def join(self, a: int, b: int, keep: bool) -> int:
+        """Make one region of two; with `keep` it has the features of the brighter one."""
+        into, self.fresh = self.fresh, self.fresh + 1
+        total = self.size[a] + self.size[b]
+        mean_a, mean_b = self.mean[a], self.mean[b]
+        if keep:
+            self.mean[into] = mean_a if mean_a[-1] > mean_b[-1] else mean_b
+        else:
+            self.mean[into] = (mean_a * self.size[a] + mean_b * self.size[b]) / total
+        self.size[into] = total
+        self.near[into] = (self.near.pop(a) | self.near.pop(b)) - {a, b}
+        for other in self.near[into]:
+            self.near[other] = (self.near[other] - {a, b}) | {into}
+            if self.shares:
+                old = [self.shares.pop((min(other, one), max(other, one)), (0.0, 0.0)) for one in (a, b)]
+                self.shares[other, into] = (old[0][0] + old[1][0], old[0][1] + old[1][1])
+        return into
 
 
 def snap_borders(labels: Array, features_HWK: Array, reach: int = 2) -> Array:

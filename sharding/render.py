@@ -55,17 +55,28 @@ def rendering_weights(wl_C: Array) -> tuple[Array, str]:
     return weights, "false-colour " + "/".join(f"{wl_C[band]:.0f}" for band in chosen) + " nm"
 
 
-def render_rgb(cube_CHW: Array, wl_C: Array, valid_HW: Array) -> tuple[NDArray[np.uint8], str]:
-    """An sRGB picture (height, width, 3) of a physical cube, and the rule that made it.
+def white_of(cube_CHW: Array, wl_C: Array, valid_HW: Array) -> Array:
+    """Linear RGB that is rendered as white: the 99th percentile of the valid pixels.
 
-    Brightness is scaled so that the 99th percentile of the valid pixels is white; invalid pixels are black.
+    Bands of a false-colour picture have unequal gain: each has its own.
     """
     weights, rule = rendering_weights(wl_C)
+    rgb_N3 = np.einsum("cn,ck->nk", cube_CHW[:, valid_HW], weights.astype(np.float32))
+    if rule.startswith("false"):
+        return np.asarray(np.percentile(rgb_N3, 99, axis=0))
+    return np.full(3, np.percentile(rgb_N3.max(-1), 99))
+
+
+def render_rgb(
+    cube_CHW: Array, wl_C: Array, valid_HW: Array, white: Array | None = None
+) -> tuple[NDArray[np.uint8], str]:
+    """An sRGB picture (height, width, 3) of a physical cube, and the rule that made it; invalid pixels are black.
+
+    `white` is the scene's (see `white_of`), so that all windows of a scene look alike; without it, the window's own.
+    """
+    weights, rule = rendering_weights(wl_C)
+    white = white_of(cube_CHW, wl_C, valid_HW) if white is None else white
     rgb = np.einsum("chw,ck->hwk", cube_CHW, weights.astype(np.float32))
-    if rule.startswith("false"):  # bands of unequal gain: each to its own range
-        white = np.array([np.percentile(rgb[..., k][valid_HW], 99) for k in range(3)])
-    else:
-        white = np.full(3, np.percentile(rgb[valid_HW].max(-1), 99))
     linear = np.clip(rgb / np.maximum(white, 1e-12), 0, 1) * valid_HW[..., None]
     gamma = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
     return np.rint(gamma * 255).astype(np.uint8), rule

@@ -20,6 +20,7 @@ from sharding.errors import InputError
 from sharding.records import data_path, find_records, fingerprint, read_record
 from sharding.sample import Array, band_slices, decode_frames, decode_png
 
+COPY_BYTES = 16 << 20
 MEMBERS = ("cube.bands", "instances.png", "materials.png", "valid.png", "rgb.png", "json")
 
 
@@ -34,6 +35,22 @@ def write_shard(path: Path, samples: Iterable[dict[str, Any]]) -> int:
             sink.write(sample)
             count += 1
     return count
+
+
+def join_shards(path: Path, parts: Sequence[Path]) -> None:
+    """Put tars one after the other into one, byte for byte what writing all their samples at once gives."""
+    with path.open("wb") as out:
+        for part in parts:
+            with tarfile.open(part) as tar:
+                end = 0
+                for member in tar:
+                    end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+            with part.open("rb") as file:
+                while end > 0 and (piece := file.read(min(end, COPY_BYTES))):
+                    out.write(piece)
+                    end -= len(piece)
+        out.write(bytes(2 * tarfile.BLOCKSIZE))
+        out.write(bytes(-out.tell() % tarfile.RECORDSIZE))
 
 
 def index_shard(path: Path) -> dict[str, dict[str, list[int]]]:

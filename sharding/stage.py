@@ -10,13 +10,17 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from sharding.errors import ChangedError, StageFailed, writing
 from sharding.records import Failure, Record, Unit, delete, find_records, read_record, sweep
 
-Progress = Callable[[str, int, int, int], None]
-"""Called as progress(stage, done, total, failed) whenever a unit ends."""
+
+class Progress(Protocol):
+    """Called whenever a unit (or a smaller item) of a stage ends; `health` says what its workers do."""
+
+    def __call__(self, stage: str, done: int, total: int, failed: int, health: str = "") -> None:
+        """Report that `done` of `total` are ready, `failed` of them as failures."""
 
 
 @dataclass(frozen=True)
@@ -126,8 +130,11 @@ def run_units(
     where: Path,
     options: RunOptions,
     make: Callable[[list[Unit]], Iterable[Record]],
+    reports: bool = False,
 ) -> StageResult:
     """Make what is pending with `make` (which yields a record per unit, in any order) and sum up.
+
+    A `make` that `reports` tells its progress itself, in smaller steps.
 
     Raises:
         ChangedError: see `pending`.
@@ -143,24 +150,25 @@ def run_units(
     if todo:
         for count, record in enumerate(make(todo), 1):
             failed += not record.done
-            if options.progress:
+            if options.progress and not reports:
                 options.progress(stage, count, len(todo), failed)
-    records = [read_record(unit.record) for unit in units]
-    result = StageResult(
-        stage, where, len(units), len(todo),
-        sum(record.bytes for record in records), time.perf_counter() - started,
-        [failure for record in records for failure in record.failures],
-    )  # fmt: skip
-    raise_if_failed(result, sum(lost_share(record) for record in records), options)
+    result = StageResult(stage, where, len(units), len(todo), seconds=time.perf_counter() - started)
+    lost = 0.0
+    for unit in units:  # one after the other: records of shards are long
+        record = read_record(unit.record)
+        result.bytes += record.bytes
+        result.failures += record.failures
+        lost += lost_share(record)
+    raise_if_failed(result, lost, options)
     return result
 
 
 def lost_share(record: Record) -> float:
-    """Share of a unit that is lost: all of it, or its failed scenes where a unit holds several."""
+    """Share of a unit that is lost: all of it, or its failed windows or scenes where a unit holds several."""
     if not record.done:
         return 1.0
     failed = len(record.failures)
-    return failed / (failed + record.counts.get("scenes", 0)) if failed else 0.0
+    return failed / (failed + record.counts.get("windows", record.counts.get("scenes", 0))) if failed else 0.0
 
 
 def raise_if_failed(result: StageResult, failed: float, options: RunOptions) -> None:

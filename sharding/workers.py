@@ -1,7 +1,7 @@
-"""Ray, thinly: start and stop it cleanly, map units over tasks or actors with retries and quarantine.
+"""Ray, thinly: start and stop it cleanly, map units over tasks with retries and quarantine (actors: see `crew`).
 
-Node-local by default. Big arrays never travel through Ray: workers read and write files themselves and return
-small records. Ray's own files lie in a temporary folder that is removed when it stops.
+Node-local by default, or a cluster by its address. Cubes never travel through Ray: workers read and write files
+themselves. Ray's own files lie in a temporary folder that is removed when it stops.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -57,13 +58,27 @@ def _stop() -> None:
 
 
 @contextmanager
-def ray_session(workers: int, gpus: int = 0) -> Iterator[None]:
-    """A node-local Ray with one slot per worker; nested use joins the one that runs.
+def ray_session(
+    workers: int, gpus: int = 0, address: str | None = None, object_bytes: int = OBJECT_STORE_BYTES
+) -> Iterator[None]:
+    """A node-local Ray with one slot per worker, or the cluster at an address; nested use joins the one that runs.
 
     A short path outside the work folder is needed, since Ray puts sockets there (limit 107 characters).
+
+    Raises:
+        ConfigError: no cluster answers at the address.
     """
     if ray.is_initialized():
-        yield
+        if ray.cluster_resources().get("GPU", 0) >= gpus:
+            yield
+            return
+        _stop()  # one without GPUs was kept from another stage
+    if address is not None:
+        _join(address)
+        try:
+            yield
+        finally:
+            ray.shutdown()
         return
     _sweep_temporary()
     folder = tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-")
@@ -72,12 +87,26 @@ def ray_session(workers: int, gpus: int = 0) -> Iterator[None]:
     try:
         ray.init(
             address="local", num_cpus=workers, num_gpus=gpus, include_dashboard=False, log_to_driver=False,
-            logging_level=logging.ERROR, object_store_memory=OBJECT_STORE_BYTES, _temp_dir=folder,
+            logging_level=logging.ERROR, object_store_memory=object_bytes, _temp_dir=folder,
         )  # fmt: skip
         yield
     finally:
         if not _kept:
             _stop()
+
+
+def _join(address: str) -> None:
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        if port.isdigit():  # Ray itself would try for minutes
+            socket.create_connection((host, int(port)), timeout=10).close()
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(
+            f"no Ray cluster answers at {address!r} ({reason}); start one with `ray start --head`, "
+            "or leave pseudolabel.address out for one on this machine"
+        ) from None
 
 
 def _settle(unit: Unit, ref: Any, attempt: int) -> Record | None:
@@ -114,53 +143,3 @@ def map_tasks(function: Callable[[Unit], Record], units: Sequence[Unit], workers
                 queue.append((unit, attempt + 1))
             else:
                 yield record
-
-
-def map_actors(
-    factory: Callable[[], Any], units: Sequence[Unit], workers: int, gpus_per_worker: float = 0.0
-) -> Iterator[Record]:
-    """Run `actor.make(unit)` on actors built by `factory` (a model is loaded once per actor).
-
-    A unit whose worker dies is tried again on a fresh actor, at most three times, then quarantined by name.
-    """
-    workers = max(1, min(workers, len(units)))
-    with ray_session(workers, gpus=round(workers * gpus_per_worker)):
-        remote = ray.remote(num_cpus=1, num_gpus=gpus_per_worker, max_restarts=0)(_Actor)
-        queue = [(unit, 1) for unit in reversed(units)]
-        idle = [remote.remote(factory) for _ in range(workers)]
-        flying: dict[Any, tuple[Any, Unit, int]] = {}
-        while queue or flying:
-            while queue and idle:
-                unit, attempt = queue.pop()
-                actor = idle.pop()
-                flying[actor.make.remote(unit)] = (actor, unit, attempt)
-            (ref,), _ = ray.wait(list(flying), num_returns=1)
-            actor, unit, attempt = flying.pop(ref)
-            record = _settle(unit, ref, attempt)
-            if record is None:
-                queue.append((unit, attempt + 1))
-                actor = remote.remote(factory)
-            idle.append(actor)
-            if record is not None:
-                yield record
-
-
-class _Actor:
-    """Holds what the factory builds; one per slot."""
-
-    def __init__(self, factory: Callable[[], Any]) -> None:
-        # An error here would reach the driver as "actor died", without its sentence: keep it for the first call.
-        self.error: HyperVisionError | None = None
-        try:
-            self.worker = factory()
-        except HyperVisionError as error:
-            self.error = error
-        except Exception as error:
-            reason = " ".join(str(error).split())[:300]
-            self.error = ConfigError(f"a worker cannot be set up: {type(error).__name__}: {reason}")
-
-    def make(self, unit: Unit) -> Record:
-        if self.error is not None:
-            raise self.error
-        record: Record = self.worker.make(unit)
-        return record

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, label
 
+from sharding.generator.clutter import Clutter, make_clutter
 from sharding.generator.materials import GRID_NM, Floats, Library
 
 MIN_PIXELS = 40
@@ -35,6 +36,7 @@ class Scene:
     cube_HWB: NDArray[np.float32]
     instances: NDArray[np.uint16]
     materials: NDArray[np.uint8]
+    clutter: Clutter | None = None
 
 
 def _smooth(rng: np.random.Generator, size: int, sigma: float) -> Floats:
@@ -96,8 +98,23 @@ def _assign(rng: np.random.Generator, library: Library, count: int) -> NDArray[n
     return np.asarray(rng.permutation(base))
 
 
-def make_scene(library: Library, sensor: Sensor, size: int, seed: list[int]) -> Scene:
+def _join_alike(instances: NDArray[np.uint16], kind_I: NDArray[np.int64], gain_I: Floats) -> NDArray[np.uint16]:
+    """Touching things of one material and within 15 % of one brightness are one: no camera sees a border."""
+    owner = np.arange(len(kind_I))
+    ids = instances.astype(int) - 1
+    for shift in (ids[:, 1:], ids[:, :-1]), (ids[1:], ids[:-1]):
+        for a, b in np.unique(np.stack([part.ravel() for part in shift], 1), axis=0):
+            alike = kind_I[a] == kind_I[b] and abs(np.log(gain_I[a] / gain_I[b])) < 0.15
+            if alike and owner[a] != owner[b]:
+                owner[owner == owner[a]] = owner[b]
+    _, packed = np.unique(owner[ids], return_inverse=True)
+    return np.asarray(packed.reshape(ids.shape) + 1, np.uint16)
+
+
+def make_scene(library: Library, sensor: Sensor, size: int, seed: list[int], *, cluttered: bool = False) -> Scene:
     """Render one square scene; everything is a function of `seed`, the library and the sensor.
+
+    `cluttered` adds shadows and printed patterns.
 
     Light: smooth shading, a brightness per instance, a tilt of the illumination over wavelength. The borders
     are mixed by a blur of the abundances, texture scales single pixels, noise is a share of the mean signal.
@@ -111,11 +128,15 @@ def make_scene(library: Library, sensor: Sensor, size: int, seed: list[int]) -> 
     abundance = np.stack([gaussian_filter((materials == kind).astype(float), blur) for kind in used], -1)
     tilt = 1 + rng.uniform(-0.15, 0.15) * (GRID_NM - 900) / 700
     seen_MB = (library.spectra_ML[used] * tilt) @ sensor.response_BL().T
-    gain = np.clip(rng.normal(1, 0.12, len(kind_I)), 0.6, 1.4)[instances.astype(int) - 1]
-    light = (
-        np.exp(0.2 * _smooth(rng, size, size / 5)) * gaussian_filter(gain, 0.6) * (1 + 0.04 * _smooth(rng, size, 0.7))
-    )
+    gain_I = np.clip(rng.normal(1, 0.12, len(kind_I)), 0.6, 1.4)
+    gain = gaussian_filter(gain_I[instances.astype(int) - 1], 0.6)
+    light = np.exp(0.2 * _smooth(rng, size, size / 5)) * gain * (1 + 0.04 * _smooth(rng, size, 0.7))
+    if cluttered:
+        instances = _join_alike(instances, kind_I, gain_I)
     cube = (abundance @ seen_MB) * light[..., None]
+    clutter = make_clutter(seed, instances, np.array(sensor.wavelength_nm)) if cluttered else None
     noise = rng.uniform(*sensor.noise) * cube.mean()
+    if clutter is not None:
+        cube = cube * clutter.gain_HWB
     cube = cube + noise * rng.standard_normal(cube.shape)
-    return Scene(np.clip(cube * 0.6, 0, 1.2).astype(np.float32), instances, materials)
+    return Scene(np.clip(cube * 0.6, 0, 1.2).astype(np.float32), instances, materials, clutter)
