@@ -1,114 +1,186 @@
-"""The label worker with the real mask models (random weights, allowed explicitly) and over several tiles of a scene."""
+"""Chaos: whatever dies, shards are those of an undisturbed run, less what is quarantined by name."""
+
+import os
+import random
+import signal
+import threading
+import time
+from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
-from pseudolabel.config import HyperfreeConfig, PseudolabelConfig, Sam2Config
-from pseudolabel.factory import LabelWorker, windows
-from sharding.catalog import Row
-from sharding.companions import Found
-from sharding.cube_writer import write_companions, write_cube
-from sharding.readers import RawCube
-from sharding.records import Unit, find_records, read_record
-from sharding.sample import GOOD, SATURATED
-from sharding.shards import SampleRef, index_shard
-from sharding.store import open_cube
+from pseudolabel import factory
+from pseudolabel.config import PseudolabelConfig
+from pseudolabel.factory import pseudolabel, pseudolabel_units
+from pseudolabel.worker import LabelWorker
+from sharding.claims import Claims
+from sharding.ingest import DatasetConfig, ingest
+from sharding.records import find_records, read_record
+from sharding.shards import index_shard
+from sharding.stage import RunOptions
 
-WL = tuple(float(nm) for nm in range(450, 700, 10))
-ROW = Row("mine", "mat", "*", list(WL), 0.02)
+SCENES, SIDE = 12, 24
+OPTIONS = RunOptions(max_failed_fraction=1.0)
 
 
-@pytest.fixture
-def cube(tmp_path):
+@pytest.fixture(scope="module")
+def cubes(tmp_path_factory):
+    """Small scenes of two materials; the first ones are wide, so that they have two windows."""
+    root = tmp_path_factory.mktemp("raw")
     rng = np.random.default_rng(0)
-    spectra = rng.uniform(0.2, 0.9, (3, len(WL)))
-    ids = np.zeros((40, 70), int)
-    ids[:, 25:] = 1
-    ids[10:30, 40:60] = 2
-    values = spectra[ids] + 0.01 * rng.standard_normal((40, 70, len(WL)))
-    values[..., 4] = 0.5
-    values[:5] = np.nan
-    write_cube(tmp_path / "scene", ROW, "scene", RawCube(values.astype(np.float32), (), WL))
-    return tmp_path / "scene", ids
+    for index in range(SCENES):
+        cube = rng.uniform(0.2, 0.9, (2, 20))[np.arange(SIDE * (2 if index < 3 else 1)) // 12 % 2]
+        np.save(root / f"s{index:02d}.npy", np.repeat(cube[None], SIDE, 0).astype(np.float32))
+    row = root / "tiny.yaml"
+    row.write_text(
+        "key: tiny\ncontainer: npy\nfiles: '*.npy'\naxes: hwb\ngsd_m: 0.01\nunits: reflectance\n"
+        "wavelength: {start: 450, stop: 700, count: 20}\n"
+    )
+    ingest(root / "work", [DatasetConfig("tiny", str(root), str(row))], 2, OPTIONS)
+    return root / "work" / "cubes"
 
 
-def make(config, cube, folder):
+def config(**fields):
+    return PseudolabelConfig(segmenters="classical", tile=SIDE, shard_bytes=4 * SIDE * SIDE * 20 * 2, workers=2, **fields)
+
+
+def label(folder, cubes, options=OPTIONS, **fields):
     folder.mkdir(exist_ok=True)
-    data = folder / "u.tar"
-    unit = Unit(
-        "pseudolabel", "u", data, folder / "u.json", "in", {}, [("scene", cube, ""), ("gone", folder / "no", "")]
+    if not (folder / "cubes").exists():
+        (folder / "cubes").symlink_to(cubes)
+    result = pseudolabel(folder, ["tiny"], config(**fields), options)
+    return result, hashes(folder)
+
+
+def hashes(folder):
+    return {record.unit: record.sha256 for record in map(read_record, find_records(folder / "shards"))}
+
+
+def samples(folder):
+    """Key -> the bytes of all members."""
+    found = {}
+    for tar in sorted(folder.glob("shards/tiny/*.tar")):
+        data = tar.read_bytes()
+        for key, members in index_shard(tar).items():
+            found[key] = [data[offset : offset + size] for offset, size in members.values()]
+    return found
+
+
+@pytest.fixture(scope="module")
+def calm(cubes, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("calm")
+    result, found = label(folder, cubes)
+    assert not result.failures and len(found) > 3
+    return folder, found
+
+
+class Slow(LabelWorker):
+    """Long enough at each window to be killed."""
+
+    def make(self, path, window):
+        time.sleep(0.15)
+        return super().make(path, window)
+
+
+def actors():
+    return [p for p in psutil.Process().children(recursive=True) if "ray::" in " ".join(p.cmdline()[:1])]
+
+
+def test_actors_killed_at_random_cost_nothing(cubes, calm, tmp_path, monkeypatch):
+    monkeypatch.setattr(factory, "worker_factory", lambda config: lambda: Slow(config))
+    stop, killed, rng = threading.Event(), [], random.Random(0)
+
+    def killer():
+        while not stop.wait(1.0) and len(killed) < 5:
+            victims = [p for p in actors() if "_Actor.make" in " ".join(p.cmdline())]
+            if victims:
+                victim = rng.choice(victims)
+                killed.append(victim.pid)
+                victim.kill()
+
+    thread = threading.Thread(target=killer)
+    thread.start()
+    try:
+        result, found = label(tmp_path, cubes, attempts=10)
+    finally:
+        stop.set()
+        thread.join()
+    assert killed and not result.failures and found == calm[1]
+
+
+class Cursed(LabelWorker):
+    """Some windows kill their process, hang, run out of memory, or cannot be read."""
+
+    def make(self, path, window):
+        name = Path(path).name
+        if name == "s04":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if name == "s06":
+            time.sleep(600)
+        if name == "s08":
+            raise MemoryError
+        if name == "s10":
+            raise ValueError("strange pixels")
+        return super().make(path, window)
+
+
+def test_cursed_tiles_are_quarantined_with_their_reasons_and_the_rest_is_as_ever(cubes, calm, tmp_path, monkeypatch):
+    monkeypatch.setattr(factory, "worker_factory", lambda config: lambda: Cursed(config))
+    result, found = label(tmp_path, cubes, attempts=2, item_seconds=4.0)
+    reasons = {Path(row.item.split(" at row")[0]).name: row.reason for row in result.failures}
+    assert set(reasons) == {"s04", "s06", "s08", "s10"}
+    assert "its worker died" in reasons["s04"] and "took longer than 4 s, 2 times" in reasons["s06"]
+    assert "ran out of memory" in reasons["s08"] and reasons["s10"] == "ValueError: strange pixels"
+    mine, whole = samples(tmp_path), samples(calm[0])
+    lost = {key for key in whole if any(name in key for name in reasons)}
+    assert set(mine) == set(whole) - lost and all(mine[key] == whole[key] for key in mine)
+    untouched = {unit for unit, sha in found.items() if calm[1][unit] == sha}
+    assert untouched, "shards without a cursed tile have the hashes of the calm run"
+    monkeypatch.undo()
+    again, healed = label(tmp_path, cubes, RunOptions(retry_failed=True, max_failed_fraction=1.0))
+    assert not again.failures and healed == calm[1]
+
+
+def test_part_of_a_scene_is_labelled_where_one_window_is_lost(cubes, tmp_path, monkeypatch):
+    class Half(LabelWorker):
+        def make(self, path, window):
+            if Path(path).name == "s00" and window[1] == 0:
+                raise ValueError("dead half")
+            return super().make(path, window)
+
+    monkeypatch.setattr(factory, "worker_factory", lambda config: lambda: Half(config))
+    result, _ = label(tmp_path, cubes)
+    (failure,) = result.failures
+    assert failure.item.endswith("s00 at row 0, column 0")
+    keys = [key for key in samples(tmp_path) if "-s00-" in key]
+    assert len(keys) == 2, "the overlap reaches into the first tile"
+
+
+def test_two_processes_share_the_units_and_a_foreign_claim_is_waited_for(cubes, calm, tmp_path):
+    (tmp_path / "cubes").symlink_to(cubes)
+    first, *_ = pseudolabel_units(tmp_path, ["tiny"], config())
+    other = Claims()
+    assert other.take(first)
+    threading.Timer(6.0, other.release_all).start()
+    result, found = label(tmp_path, cubes)
+    assert found == calm[1] and result.new == len(found)
+    assert not list(tmp_path.rglob("*.claim*")) and not list(tmp_path.rglob("*.tmp-*"))
+
+
+def test_shards_of_a_killed_driver_are_finished_by_the_next_run(cubes, calm, tmp_path, launch):
+    (tmp_path / "cubes").symlink_to(cubes)
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(
+        f"workdir: {tmp_path}\ndatasets: [{{name: tiny, root: x}}]\npseudolabel: {{segmenters: classical, tile: {SIDE}, "
+        f"shard_bytes: {config().shard_bytes}, workers: 2}}\n"
     )
-    record = LabelWorker(config).make(unit)
-    return record, [SampleRef("mine", key, data, members) for key, members in index_shard(data).items()]
-
-
-def test_tiles_are_padded_materials_span_the_scene_and_a_bad_scene_is_a_row(cube, tmp_path):
-    path, ids = cube
-    record, refs = make(PseudolabelConfig(segmenters="classical", tile=32), path, tmp_path)
-    assert len(refs) == len(windows(40, 70, 32)) == 6
-    assert record.counts == {"scenes": 1, "samples": 6} and "not an ingested cube" in record.failures[0].reason
-    kinds = {}
-    for ref in refs:
-        meta = ref.meta()
-        y, x, height, width = meta["window_yxhw"]
-        materials, valid = ref.picture("materials"), ref.picture("valid")
-        assert materials.shape == (32, 32) and not valid[height:].any() and not valid[:, width:].any()
-        inside = valid[:height, :width] > 0
-        assert not materials[valid == 0].any()
-        for kind in (0, 1):
-            here = inside & (ids[y : y + height, x : x + width] == kind)
-            if here.sum() > 60:
-                kinds.setdefault(kind, set()).add(int(np.bincount(materials[:height, :width][here]).argmax()))
-    assert kinds[0] != kinds[1] and all(len(found) == 1 for found in kinds.values())
-
-
-def test_the_own_picture_is_taken_and_saturated_pixels_are_marked(tmp_path):
-    rng = np.random.default_rng(0)
-    counts = rng.integers(100, 4000, (20, 30, len(WL))).astype(np.uint16)
-    counts[:, 15:, :6] //= 8
-    counts[2, 3, 5] = 4095
-    write_cube(tmp_path / "scene", ROW, "scene", RawCube(counts, (), WL), split="test")
-    picture = rng.integers(0, 255, (20, 30, 3)).astype(np.uint8)
-    (tmp_path / "p.png").touch()
-    write_companions(tmp_path / "scene", [Found("rgb", "rgb", tmp_path / "p.png", picture)])
-    _, refs = make(PseudolabelConfig(segmenters="classical", tile=16), tmp_path / "scene", tmp_path)
-    for ref in refs:
-        y, x, height, width = ref.meta()["window_yxhw"]
-        np.testing.assert_array_equal(ref.picture("rgb")[:height, :width], picture[y : y + height, x : x + width])
-        assert (ref.meta()["rgb_rule"], ref.meta()["split"]) == ("companion", "test")
-    assert refs[0].picture("valid")[2, 3] == SATURATED and (refs[0].picture("valid") == GOOD).sum() == 255
-    smaller = Found("rgb", "rgb", tmp_path / "p.png", picture[:5])
-    write_cube(tmp_path / "other", ROW, "scene", RawCube(counts, (), WL))
-    write_companions(tmp_path / "other", [smaller])
-    _, refs = make(PseudolabelConfig(segmenters="classical", tile=16), tmp_path / "other", tmp_path / "o")
-    assert refs[0].meta()["rgb_rule"] == "cie1931-srgb"
-
-
-def test_training_sees_the_same_low_rank_cube_kept_or_expanded(tmp_path):
-    rng = np.random.default_rng(0)
-    scores = rng.normal(size=(20, 30, 3)).astype(np.float32)
-    basis = (np.full(len(WL), 9, np.float32), rng.normal(size=(3, len(WL))).astype(np.float32))
-    raw = RawCube(scores, (), WL, basis=basis)
-    bands, config = [20, 3, 11], PseudolabelConfig(segmenters="classical", tile=16)
-    sizes = []
-    for name in ("kept", "expanded"):
-        write_cube(tmp_path / name, ROW, "scene", raw, expand=name == "expanded")
-        _, refs = make(config, tmp_path / name, tmp_path / f"{name}-shards")
-        got = refs[0].bands(refs[0].meta(), bands)
-        want = raw.planes(slice(0, 16), slice(0, 16), bands)
-        np.testing.assert_allclose(got, want, atol=1e-5 + open_cube(tmp_path / name).attrs["largest_error"])
-        sizes.append(sum(ref.members["cube.bands"][1] for ref in refs))
-    assert sizes[0] < sizes[1] / 3
-
-
-def test_the_real_models_label_a_scene_and_say_that_they_are_random(cube, tmp_path):
-    config = PseudolabelConfig(
-        tile=64,
-        device="cpu",
-        sam2=Sam2Config("tiny", None, True, 128, 3, -1.0, -1.0),
-        hyperfree=HyperfreeConfig("hypervision_nano", None, True, 96, 3, 9, -1.0, -1.0),
-    )
-    record, refs = make(config, cube[0], tmp_path)
-    assert record.extra["labelled_by"].count("RANDOM") == 2
-    assert len(refs) == 2 and refs[0].meta()["masks"]
-    assert [read_record(path).unit for path in find_records(tmp_path)] == ["u"]
+    process = launch("pseudolabel", recipe, start_new_session=True)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not list(tmp_path.glob("shards/tiny/*.json")):
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    _, found = label(tmp_path, cubes)
+    assert found == calm[1] and not list(tmp_path.rglob("*.tmp-*"))

@@ -4,9 +4,10 @@ import numpy as np
 
 from pseudolabel.regions import (
     absorb_slivers,
+    border_shares,
     borders,
-    clean_means,
     fill_gaps,
+    merge_by,
     merge_tree,
     overlay,
     paint,
@@ -41,12 +42,20 @@ def test_overlay_cuts_by_both_and_borders_are_counted():
     assert borders(relabel(TWO)) == {(1, 2): 8}
 
 
-def test_spoilt_pixels_do_not_count_unless_a_region_has_no_others():
-    labels = np.array([[1, 1, 2, 0], [1, 1, 2, 3]])
-    values = np.array([[1.0, 9.0, 4.0, 7.0], [1.0, 1.0, 6.0, 5.0]])[..., None]
-    spoilt = np.array([[False, True, True, False], [False, False, True, True]])
-    np.testing.assert_allclose(clean_means(labels, values, spoilt)[:, 0], [1, 5, 5])
-    np.testing.assert_allclose(clean_means(labels, values, np.zeros_like(spoilt))[:, 0], [3, 5, 5])
+def test_border_shares_follow_merges():
+    labels = np.repeat([[1, 1, 2, 2, 3, 3]], 4, 0)
+    spatial = np.repeat([[1, 1, 1, 1, 2, 2]], 4, 0)
+    shares = border_shares(labels, spatial)
+    assert shares == {(1, 2): (0.0, 4), (2, 3): (4.0, 4)}
+    asked = []
+
+    def rule(a, b, share):
+        asked.append(share)
+        return float((a - b) @ (a - b)), True
+
+    tree = merge_by(labels, np.array([[0.0], [1.0], [1.1], [5.0]]), rule, shares)
+    assert asked == [0.0, 1.0, 1.0] and [merge[:2] for merge in tree.merges] == [(1, 2), (3, 4)]
+    assert tree.merges[1][3] == np.sqrt(8 * 16 / 24) * (5 - 1.1)  # the brighter one's features stayed
 
 
 def test_merge_tree_joins_the_closest_first_and_gives_exact_counts():
