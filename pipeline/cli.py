@@ -43,7 +43,7 @@ def _execute(verb: str, words: list[str] | None, dry_run: bool, overwrite: bool,
     from pipeline.status import print_plan
 
     began = time.perf_counter()
-    config = _load(words, need_datasets=verb != "compare")
+    config = _load(words, need_datasets=verb not in ("compare", "ablate"))
     if dry_run:
         print_plan(config, _options(config, overwrite, retry_failed), f"{verb} would do this (dry run)")
         return
@@ -67,7 +67,10 @@ def _stage_command(verb: str, text: str) -> None:
     def command(
         words: Words = None, dry_run: DryRun = False, overwrite: Overwrite = False, retry_failed: RetryFailed = False
     ) -> None:
-        _execute(verb, words, dry_run, overwrite, retry_failed)
+        ablates = verb == "pseudolabel" and bool(words) and words[0] == "ablate"
+        _execute(
+            "ablate" if ablates else verb, words[1:] if words and ablates else words, dry_run, overwrite, retry_failed
+        )
 
     app.command(verb, help=text)(command)
 
@@ -76,7 +79,7 @@ for _verb, _text in {
     "run": "All stages of a recipe in order.",
     "corpus": "Generate the corpus of the recipe (demo).",
     "ingest": "Raw dataset folders -> cubes/<dataset>.zarr.",
-    "pseudolabel": "Cubes -> shards with fused masks and materials.",
+    "pseudolabel": "Cubes -> shards with fused masks and materials; `pseudolabel ablate`: what each step is worth.",
     "pretrain": "Shards -> checkpoints; starting it again is resume.",
     "export": "Newest checkpoint -> model.safetensors, loadable by hypervision.create_model.",
     "evidence": "Probe the exported net and score the labels, where generated truth is there.",

@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from distill.views import TeacherConfig
 from pretrain.config import ModelConfig, PretrainConfig, RunSpec
 from pretrain.launch import default_ranks
-from pseudolabel.config import PseudolabelConfig
+from pseudolabel.config import AblationConfig, PseudolabelConfig
 from sharding.errors import ConfigError
 from sharding.generator.corpus import CorpusConfig
 from sharding.ingest import DatasetConfig
@@ -57,6 +57,7 @@ class Config:
     corpus: CorpusConfig | None = None
     ingest: IngestConfig = field(default_factory=IngestConfig)
     pseudolabel: PseudolabelConfig = field(default_factory=PseudolabelConfig)
+    ablation: AblationConfig = field(default_factory=AblationConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)

@@ -40,6 +40,13 @@ def pseudolabel(config: Config, options: RunOptions) -> StageResult:
     return label(config.work, config.training_datasets, config.pseudolabel, options)
 
 
+def ablate(config: Config, options: RunOptions) -> StageResult:
+    """What each step of the fusion is worth."""
+    from pipeline.ablate import ablate as score
+
+    return score(config, options)
+
+
 def pretrain(config: Config, options: RunOptions) -> StageResult:
     """Shards to checkpoints."""
     from pretrain.launch import pretrain as train
@@ -79,7 +86,8 @@ STAGES: dict[str, Stage] = {
     "evidence": evidence,
     "compare": compare,
 }
-FOLDERS = {"ingest": "cubes", "pseudolabel": "shards", "corpus": "corpus"}
+HELPERS: dict[str, Stage] = {"ablate": ablate}
+FOLDERS = {"ablate": "ablation", "ingest": "cubes", "pseudolabel": "shards", "corpus": "corpus"}
 
 
 def stages_of(config: Config) -> list[str]:
@@ -92,7 +100,7 @@ def stages_of(config: Config) -> list[str]:
 
 def run_stage(name: str, config: Config, options: RunOptions) -> StageResult:
     """One stage; its resolved configuration is written into its output folder."""
-    result = STAGES[name](config, options)
+    result = (STAGES | HELPERS)[name](config, options)
     folder = config.work / FOLDERS[name] if name in FOLDERS else config.run_folder
     if result.new:
         write_atomic(folder / "config.yaml", config.yaml().encode())

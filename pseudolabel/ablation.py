@@ -7,21 +7,21 @@ masks are the classical ones. A scene gives a row per method and per variant, at
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from pseudolabel.assemble import Labels
 from pseudolabel.classical import spatial_regions, spectral_regions
-from pseudolabel.comparison import SHARES, cut_to, fit_of, method_trees
+from pseudolabel.comparison import SHARES, cut_to, fit_of, method_trees, true_count
 from pseudolabel.confidence import MATCH_IOU, inputs
-from pseudolabel.config import ClassicalConfig, FusionConfig
+from pseudolabel.config import AblationConfig, ClassicalConfig, FusionConfig
 from pseudolabel.descriptors import Array, Features, features_of
 from pseudolabel.fusion import best_iou, fuse, fusion_tree
 from pseudolabel.metrics import achievable_accuracy, cut_things
-from pseudolabel.regions import areas, borders
+from pseudolabel.regions import MergeTree, areas, borders
 from pseudolabel.simulated import simulated_masks
-from sharding.errors import ConfigError
 from sharding.generator.corpus import PLACES, sensor_of
 from sharding.generator.materials import Library, make_library
 from sharding.generator.scene import Scene, make_scene
@@ -29,37 +29,15 @@ from sharding.render import render_rgb
 
 OFF: dict[str, dict[str, Any]] = {
     "no denoising": {"denoise": False},
-    "spatial masks not split by material": {"split": False},
-    "slivers stay": {"absorb_slivers": False},
+    "no split": {"split": False},
+    "no sliver step": {"absorb_slivers": False},
     "no size term": {"size_term": False},
     "no colour": {"colour_weight": 0.0},
-    "colour on all borders": {"colour_on_borders": False},
-    "shade is not light": {"shadows": False},
-    "no border snap": {"snap_pixels": 0},
+    "colour everywhere": {"colour_on_borders": False},
+    "no shade step": {"shadows": False},
+    "no snap": {"snap_pixels": 0},
 }
 LOOKALIKE = {"border": 10, "pixels": 150, "angle": 0.09, "recall": 0.8}
-
-
-@dataclass
-class AblationConfig:
-    """What is generated: seeds per sensor from the first one on, side of a scene, which spatial masks.
-
-    `fit` fits the confidence on these scenes and prints its weights (take other seeds than for the table).
-    """
-
-    seeds: int = 20
-    first_seed: int = 900
-    size: int = 128
-    sensors: list[str] = field(default_factory=lambda: sorted(PLACES))
-    spatial: list[str] = field(default_factory=lambda: ["simulated", "classical"])
-    workers: int = 0
-    fit: bool = False
-
-    def check(self) -> None:
-        """Raises ConfigError: an unknown sensor or kind of masks."""
-        for name, known in [(one, PLACES) for one in self.sensors] + [(one, SOURCES) for one in self.spatial]:
-            if name not in known:
-                raise ConfigError(f"ablation: {name!r} is not one of {', '.join(sorted(known))}")
 
 
 @dataclass(frozen=True)
@@ -74,9 +52,6 @@ class Case:
     spatial: Array
     spectral: Array
     seen_MB: Array
-
-
-SOURCES = ("simulated", "classical")
 
 
 def make_cases(sensor_key: str, seed: int, config: AblationConfig, fusion: FusionConfig) -> Iterator[Case]:
@@ -144,22 +119,47 @@ def score_cut(case: Case, labels: Array, pairs: list[tuple[Array, Array]]) -> di
     return row
 
 
-def evaluate(case: Case, fusion: FusionConfig) -> dict[str, dict[str, float]]:
-    """Rows of every method, and of the fusion with each switch off, "NAME at 1 x" and "NAME at 1.5 x"."""
-    trees = method_trees(case.spatial, case.spectral, case.features, fusion)
-    snaps = dict.fromkeys(trees, fusion.snap_pixels)
+def variant_trees(
+    spatial: Array, spectral: Array, features: Features, fusion: FusionConfig, raw: Features | None
+) -> dict[str, tuple[MergeTree, Array, int]]:
+    """(merge tree, what borders snap by, how far) of every method and of the fusion with each switch off.
+
+    `raw` are the features without denoising; without them that switch is left out.
+    """
+    methods = method_trees(spatial, spectral, features, fusion)
+    trees = {name: (*tree, fusion.snap_pixels) for name, tree in methods.items()}
     for name, change in OFF.items():
         off = replace(fusion, **change)
-        features = case.features if off.denoise else _raw(case)
-        trees[name] = (fusion_tree(case.spatial, case.spectral, features, off), features.shape_HWK)
-        snaps[name] = off.snap_pixels
+        own = features if off.denoise else raw
+        if own is not None:
+            trees[name] = (fusion_tree(spatial, spectral, own, off), own.shape_HWK, off.snap_pixels)
+    return trees
+
+
+def evaluate(case: Case, fusion: FusionConfig) -> dict[str, dict[str, float]]:
+    """Rows of every method, and of the fusion with each switch off, "NAME at 1 x" and "NAME at 1.5 x"."""
+    trees = variant_trees(case.spatial, case.spectral, case.features, fusion, _raw(case))
     count = int(case.scene.instances.max())
     rows = {}
     for share in SHARES:
-        cuts = {name: cut_to(*trees[name], round(share * count), snaps[name]) for name in trees}
+        cuts = {
+            name: cut_to(tree, snap_by, round(share * count), snap) for name, (tree, snap_by, snap) in trees.items()
+        }
         pairs = lookalikes(case, cuts["spatial"])
         for name, labels in cuts.items():
             rows[f"{name} at {share:g} x"] = score_cut(case, labels, pairs) | {"count": float(len(np.unique(labels)))}
+    return rows
+
+
+def evaluate_labels(labels: Labels, truth: Array, fusion: FusionConfig) -> dict[str, dict[str, float]]:
+    """The same for a scene of a dataset that has some truth: what its truth can tell."""
+    trees = variant_trees(labels.spatial, labels.spectral, labels.features, fusion, None)
+    count = true_count(truth)
+    rows = {}
+    for share in SHARES:
+        for name, (tree, snap_by, snap) in trees.items():
+            cut = cut_to(tree, snap_by, round(share * count), snap)
+            rows[f"{name} at {share:g} x"] = fit_of(cut, truth) | {"count": float(len(np.unique(cut)))}
     return rows
 
 
@@ -167,8 +167,7 @@ def _raw(case: Case) -> Features:
     sensor = sensor_of(case.sensor)
     cube = np.moveaxis(case.scene.cube_HWB, -1, 0)
     valid, wl = np.ones(cube.shape[1:], bool), np.array(sensor.wavelength_nm)
-    features = features_of(cube, wl, render_rgb(cube, wl, valid)[0], valid, denoise=False)
-    return features
+    return features_of(cube, wl, render_rgb(cube, wl, valid)[0], valid, denoise=False)
 
 
 def judged_masks(case: Case, fusion: FusionConfig) -> tuple[Array, Array, Array]:

@@ -13,6 +13,8 @@ LOGIC = 3
 NO_BYTES = (
     "workers", "pool", "item_seconds", "attempts", "address", "gpus_per_worker", "object_bytes", "device",
 )  # fmt: skip
+SENSORS = ("cave", "deephsnir", "hotnir", "hotvis", "hyperspectralcityv2", "libhsi")
+SPATIAL = ("simulated", "classical")
 SEGMENTERS = ("models", "classical")
 
 
@@ -187,3 +189,25 @@ class PseudolabelConfig:
             require_weights("SAM2", self.sam2.checkpoint, self.sam2.allow_random, "pseudolabel.sam2")
             free = self.hyperfree
             require_weights("HyperFree", free.checkpoint, free.allow_random, "pseudolabel.hyperfree")
+
+
+@dataclass
+class AblationConfig:
+    """What is generated: seeds per sensor from the first one on, side of a scene, which spatial masks.
+
+    `fit` fits the confidence on these scenes and prints its weights (take other seeds than for the table).
+    """
+
+    seeds: int = 20
+    first_seed: int = 900
+    size: int = 128
+    sensors: list[str] = field(default_factory=lambda: list(SENSORS))
+    spatial: list[str] = field(default_factory=lambda: list(SPATIAL))
+    workers: int = 0
+    fit: bool = False
+
+    def check(self) -> None:
+        """Raises ConfigError: an unknown sensor or kind of masks."""
+        for name, known in [(one, SENSORS) for one in self.sensors] + [(one, SPATIAL) for one in self.spatial]:
+            if name not in known:
+                raise ConfigError(f"ablation: {name!r} is not one of {', '.join(sorted(known))}")

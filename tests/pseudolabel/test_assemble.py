@@ -107,7 +107,9 @@ def test_the_own_picture_is_taken_and_saturated_pixels_are_marked(tmp_path):
     assert refs[0].meta()["rgb_rule"] == "cie1931-srgb"
 
 
-@pytest.mark.parametrize(("wl", "rule"), [(WL, "cie1931-srgb"), (tuple(900.0 + 8 * i for i in range(25)), "false-colour")])
+@pytest.mark.parametrize(
+    ("wl", "rule"), [(WL, "cie1931-srgb"), (tuple(900.0 + 8 * i for i in range(25)), "false-colour")]
+)
 def test_long_waves_are_red_and_all_windows_of_a_scene_have_one_white(tmp_path, wl, rule):
     values = np.full((24, 60, len(wl)), 0.05, np.float32)
     values[:, :20, 18:], values[:, 40:, :6] = 0.8, 0.8  # long waves to the left, short ones to the right

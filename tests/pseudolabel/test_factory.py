@@ -43,7 +43,9 @@ def cubes(tmp_path_factory):
 
 
 def config(**fields):
-    return PseudolabelConfig(segmenters="classical", tile=SIDE, shard_bytes=4 * SIDE * SIDE * 20 * 2, workers=2, **fields)
+    return PseudolabelConfig(
+        segmenters="classical", tile=SIDE, shard_bytes=4 * SIDE * SIDE * 20 * 2, workers=2, **fields
+    )
 
 
 def label(folder, cubes, options=OPTIONS, **fields):
