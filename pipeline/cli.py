@@ -67,10 +67,9 @@ def _stage_command(verb: str, text: str) -> None:
     def command(
         words: Words = None, dry_run: DryRun = False, overwrite: Overwrite = False, retry_failed: RetryFailed = False
     ) -> None:
-        ablates = verb == "pseudolabel" and bool(words) and words[0] == "ablate"
-        _execute(
-            "ablate" if ablates else verb, words[1:] if words and ablates else words, dry_run, overwrite, retry_failed
-        )
+        given = list(words or [])
+        ablates = verb == "pseudolabel" and given[:1] == ["ablate"]
+        _execute("ablate" if ablates else verb, given[ablates:], dry_run, overwrite, retry_failed)
 
     app.command(verb, help=text)(command)
 

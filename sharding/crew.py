@@ -4,9 +4,9 @@
     call(function, job) -> a task of the pool -> Done
 
 A job fails at once if its code raises: that would happen again. If its process dies, it takes too long or runs out of
-memory, it is tried again, `attempts` times in all, then quarantined by its name. Of two jobs that an actor took with it nobody knows
-which one killed it: both are tried again alone, and only a job that was alone is charged. Results stay in Ray's shared
-memory: the driver holds references.
+memory, it is tried again, `attempts` times in all, then quarantined by its name. Of two jobs that an actor took with
+it nobody knows which one killed it: both are tried again alone, and only a job that was alone is charged. Results stay
+in Ray's shared memory: the driver holds references.
 """
 
 from __future__ import annotations

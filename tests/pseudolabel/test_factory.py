@@ -175,8 +175,8 @@ def test_shards_of_a_killed_driver_are_finished_by_the_next_run(cubes, calm, tmp
     (tmp_path / "cubes").symlink_to(cubes)
     recipe = tmp_path / "r.yaml"
     recipe.write_text(
-        f"workdir: {tmp_path}\ndatasets: [{{name: tiny, root: x}}]\npseudolabel: {{segmenters: classical, tile: {SIDE}, "
-        f"shard_bytes: {config().shard_bytes}, workers: 2}}\n"
+        f"workdir: {tmp_path}\ndatasets: [{{name: tiny, root: x}}]\n"
+        f"pseudolabel: {{segmenters: classical, tile: {SIDE}, shard_bytes: {config().shard_bytes}, workers: 2}}\n"
     )
     process = launch("pseudolabel", recipe, start_new_session=True)
     deadline = time.monotonic() + 60

@@ -1,5 +1,7 @@
 """Windows cover a scene and overlap; a mask cut by windows is one mask after stitching."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -15,7 +17,7 @@ def test_windows_cover_everything_are_of_one_size_and_overlap(height, width):
         covered[inside(window)] += 1
     assert covered.min() == 1
     rows = sorted({window[0] for window in wins})
-    assert all(b - a <= 64 - 16 for a, b in zip(rows, rows[1:], strict=False))
+    assert all(b - a <= 64 - 16 for a, b in pairwise(rows))
 
 
 def test_tiles_lie_side_by_side():

@@ -23,8 +23,11 @@ def test_a_unit_is_taken_once_and_free_again_after_release(tmp_path):
 
 
 def test_the_claim_of_a_dead_process_is_taken_over(tmp_path):
-    code = f"from pathlib import Path; from sharding.claims import Claims; from sharding.records import Unit; d=Path({str(tmp_path)!r}); assert Claims().take(Unit('s','u',d/'u.tar',d/'u.json','in',{{}}))"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    code = (
+        "import sys; from pathlib import Path; from sharding.claims import Claims; from sharding.records import Unit\n"
+        "d = Path(sys.argv[1]); assert Claims().take(Unit('s', 'u', d / 'u.tar', d / 'u.json', 'in', {}))"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
     assert Claims.path(unit(tmp_path)).is_file()
     assert Claims().take(unit(tmp_path))
 
