@@ -54,12 +54,13 @@ def _execute(verb: str, words: list[str] | None, dry_run: bool, overwrite: bool,
     finally:
         progress.close()
     stage_table(results)
+    report = config.work / "report.png"
     took = format_seconds(time.perf_counter() - began)
     if not any(result.new for result in results):
         console.print(f"nothing to do: everything is done already ({took})", style="bold")
     else:
         console.print(
-            f"done in {took}" + (f"; picture: {short_path(config.work / 'report.png')}" if verb == "run" else "")
+            f"done in {took}" + (f"; picture: {short_path(report)}" if verb == "run" and report.is_file() else "")
         )
 
 

@@ -52,6 +52,7 @@ class Config:
 
     workdir: str = "work"
     seed: int = 0
+    until: str | None = None
     max_failed_fraction: float = 0.02
     datasets: list[DatasetConfig] = field(default_factory=list)
     corpus: CorpusConfig | None = None

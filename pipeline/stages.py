@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pipeline.config import Config
 from pipeline.console import console, table
+from sharding.errors import ConfigError
 from sharding.records import write_atomic
 from sharding.stage import RunOptions, StageResult
 
@@ -34,10 +35,13 @@ def ingest(config: Config, options: RunOptions) -> StageResult:
 
 
 def pseudolabel(config: Config, options: RunOptions) -> StageResult:
-    """Cubes to shards."""
+    """Cubes to shards, and what they are worth."""
+    from pipeline.quality_view import report_quality
     from pseudolabel.factory import pseudolabel as label
 
-    return label(config.work, config.training_datasets, config.pseudolabel, options)
+    result = label(config.work, config.training_datasets, config.pseudolabel, options)
+    report_quality(config.work, config.training_datasets, anew=bool(result.new))
+    return result
 
 
 def ablate(config: Config, options: RunOptions) -> StageResult:
@@ -91,11 +95,18 @@ FOLDERS = {"ablate": "ablation", "ingest": "cubes", "pseudolabel": "shards", "co
 
 
 def stages_of(config: Config) -> list[str]:
-    """Names of the stages that a recipe has."""
+    """Names of the stages that a recipe has, up to `until`.
+
+    Raises:
+        ConfigError: no stage is named `until`.
+    """
     skipped = {"corpus"} if config.corpus is None else set()
     if not config.evidence.enabled:
         skipped.add("evidence")
-    return [name for name in STAGES if name not in skipped]
+    names = [name for name in STAGES if name not in skipped]
+    if config.until is not None and config.until not in names:
+        raise ConfigError(f"until={config.until}: the stages of this recipe are {', '.join(names)}")
+    return names if config.until is None else names[: names.index(config.until) + 1]
 
 
 def run_stage(name: str, config: Config, options: RunOptions) -> StageResult:
@@ -114,13 +125,14 @@ def run_all(config: Config, options: RunOptions) -> list[StageResult]:
     config.check()
     results: list[StageResult] = []
     names = stages_of(config)
+    labelling = [name for name in names if name in ("corpus", "ingest", "pseudolabel")]
     with ray_kept():
-        for name in names[: names.index("pretrain")]:
+        for name in labelling:
             results.append(run_stage(name, config, options))
-    for name in names[names.index("pretrain") :]:
+    for name in names[len(labelling) :]:
         results.append(run_stage(name, config, options))
     report = config.work / "report.png"
-    if any(result.new for result in results) or not report.is_file():
+    if "pretrain" in names and (any(result.new for result in results) or not report.is_file()):
         from pipeline.report import write_report
 
         began = time.perf_counter()

@@ -138,8 +138,9 @@ def assemble(scene: str, path: Path, looked: Sequence[Looked], config: Pseudolab
 
 
 def truth_of(cube: Cube) -> Array | None:
-    """The first registered label map of a scene: things or classes, 0 = unknown."""
-    for name, told in cube.attrs.get("companions", {}).items():
+    """The label map to score against: one given as `truth`, else the first of the dataset; 0 = unknown."""
+    beside = cube.attrs.get("companions", {})
+    for name, told in sorted(beside.items(), key=lambda item: item[0] != "truth"):
         if told["kind"] == "labels" and told.get("registered"):
             found = cube.companion(name)
             if found is not None and found.ndim == 2 and found.dtype.kind in "iub":

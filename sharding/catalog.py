@@ -44,6 +44,7 @@ class Companion:
         prefix, suffix: before the stem; file extension.
         order: colour order of the file, rgb or bgr.
         turned: whether it lies as the cube does on disk, so that `spatial_ops` turn it as well.
+        place: instead of all that, a path in which {scene} stands for the scene's id.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Companion:
     order: str = "rgb"
     turned: bool = True
     variable: str = ""
+    place: str = ""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
@@ -152,7 +154,10 @@ class Row:
 
     def bytes_config(self) -> dict[str, Any]:
         """The fields that change the bytes of an ingested cube."""
-        return {key: value for key, value in asdict(self).items() if key not in WORDS}
+        fields = {key: value for key, value in asdict(self).items() if key not in WORDS}
+        # Companions at a place of the user's count by their content, wherever they lie.
+        fields["companions"] = [asdict(one) for one in self.companions if not one.place]
+        return fields
 
     def split_of(self, relative: PurePath) -> str | None:
         """The published split of a scene, by its path below the root."""
@@ -247,6 +252,12 @@ def load_row(key_or_path: str) -> Row:
     return typed(Row, load_yaml(path), str(path))
 
 
+def scene_id(relative: PurePath) -> str:
+    """The id of a scene by its path below the root of its dataset."""
+    stem = "-".join(relative.with_suffix("").parts)
+    return "".join(c if c.isalnum() or c in "_-" else "_" for c in stem)
+
+
 def find_scenes(row: Row, root: Path, limit: int | None = None) -> list[tuple[str, Path]]:
     """(scene id, file) of every scene below `root`, sorted by path.
 
@@ -258,8 +269,7 @@ def find_scenes(row: Row, root: Path, limit: int | None = None) -> list[tuple[st
     paths = sorted(path for path in root.glob(row.files) if path.is_file())[:limit]
     if not paths:
         raise InputError(f"no file below {root} matches {row.files!r} (dataset {row.key}); check root= and files:")
-    stems = ["-".join(path.relative_to(root).with_suffix("").parts) for path in paths]
-    names = ["".join(c if c.isalnum() or c in "_-" else "_" for c in stem) for stem in stems]
+    names = [scene_id(path.relative_to(root)) for path in paths]
     if len(set(names)) < len(names):
         names = [f"{name}-{path.suffix[1:]}" for name, path in zip(names, paths, strict=True)]
     return list(zip(names, paths, strict=True))

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
-from sharding.catalog import Companion, Row
+from sharding.catalog import Companion, Row, scene_id
 from sharding.errors import InputError
 from sharding.readers import Array, reading, turn_plane
 from sharding.readers.mat import read_variable
@@ -36,6 +36,8 @@ class Found:
 def companion_path(companion: Companion, root: Path, scene: Path) -> Path:
     """Where the companion of a scene must lie: whole folder names are replaced, never parts of them."""
     relative = PurePosixPath(scene.relative_to(root).as_posix())
+    if companion.place:
+        return Path(companion.place.replace("{scene}", scene_id(relative))).expanduser()
     if companion.kind == "boxes":
         return scene.parent.parent / BOXES
     if not companion.suffix:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sharding.catalog import Row, find_scenes, load_row
+from sharding.catalog import Companion, Row, find_scenes, load_row
 from sharding.companions import companion_path, find_companions
 from sharding.errors import InputError
 from sharding.readers import open_raw
@@ -25,6 +25,7 @@ class DatasetConfig:
     """One dataset of a recipe: a catalog key, where its files are, and optionally the user's own row.
 
     `expand` writes low-rank scenes (`.hsd`) as full cubes; by default they keep their rank, a tenth of the bytes.
+    `truth` are label maps to score pseudo-labels against: a path in which {scene} stands for the scene's id.
     """
 
     name: str
@@ -33,12 +34,15 @@ class DatasetConfig:
     limit: int | None = None
     train: bool = True
     expand: bool = False
+    truth: str | None = None
 
 
 def dataset_row(dataset: DatasetConfig) -> Row:
     """The catalog row of a dataset, under the dataset's own name."""
     row = load_row(dataset.row or dataset.name)
     row.key = dataset.name
+    if dataset.truth:
+        row.companions = [*row.companions, Companion("truth", "labels", place=dataset.truth, turned=False)]
     return row
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sharding.catalog import find_scenes, load_row
+from sharding.catalog import find_scenes, keys, load_row
 from sharding.generator.formats import WRITERS
 from sharding.generator.materials import Library, make_library
 from sharding.generator.scene import Sensor, make_scene
@@ -29,12 +29,21 @@ PLACES = {
     "hotnir": "training/HSI-NIR/seq{i:03d}/img/0001.png",
     "hyperspectralcityv2": "train/20210409_140341_{i:03d}.hsd",
 }
+# Wavelengths that only the files of a dataset tell.
+AXES_NM = {
+    "libhsi": tuple(np.linspace(397.32, 1003.58, 204).tolist()),
+    "hyperspectralcityv2": tuple(np.linspace(449.0, 957.0, 128).tolist()),
+    "umos": tuple(np.arange(400.0, 721.0, 10.0).tolist()),
+}
 FWHM_NM = {"cave": 10.0, "libhsi": 7.0, "deephsnir": 8.0, "hotvis": 12.0, "hotnir": 16.0, "hyperspectralcityv2": 6.0}
 
 
 @dataclass
 class CorpusConfig:
-    """The generated corpus: scene side in pixels, scenes per training sensor, probe scenes per sensor."""
+    """The generated corpus: scene side in pixels, scenes per training sensor, probe scenes per sensor.
+
+    `fakes` writes a scene of some kilobytes of every catalog row in its publisher's layout beside them.
+    """
 
     size: int = 96
     seed: int = 0
@@ -42,16 +51,12 @@ class CorpusConfig:
     train_scenes: int = 40
     probe: list[str] | None = None
     probe_scenes: int = 26
+    fakes: bool = False
 
 
 def sensor_of(key: str) -> Sensor:
     """The camera of a catalog row."""
-    if key == "libhsi":
-        axis = np.linspace(397.32, 1003.58, 204).tolist()
-    elif key == "hyperspectralcityv2":
-        axis = np.linspace(449.0, 957.0, 128).tolist()
-    else:
-        axis = list(load_row(key).known_wavelength_nm)
+    axis = AXES_NM[key] if key in AXES_NM else load_row(key).known_wavelength_nm
     return Sensor(tuple(axis), FWHM_NM[key])
 
 
@@ -71,17 +76,30 @@ def _write_dataset(root: Path, key: str, library: Library, size: int, count: int
     return Body({"scenes": count})
 
 
+def _write_fake(root: Path, key: str) -> Body:
+    from sharding.generator.fakes import write_beside, write_fake
+
+    row = load_row(key)
+    axis = row.known_wavelength_nm or AXES_NM[key]
+    write_fake(key, root / "raw", list(axis))
+    write_beside(key, root / "raw")
+    return Body({"scenes": 1})
+
+
 def corpus_units(workdir: Path, config: CorpusConfig) -> list[Unit]:
     """One unit per generated dataset; the probe datasets hold scenes that no training dataset has."""
     units = []
+    folder = workdir / "corpus"
     sets = [(key, key, config.train_scenes, 0) for key in config.train or []]
     sets += [(f"{key}_probe", key, config.probe_scenes, 1) for key in config.probe or []]
     for name, key, count, part in sets:
         seed = [config.seed, sorted(PLACES).index(key), part]
         fields = {"logic": LOGIC, "key": key, "size": config.size, "scenes": count, "seed": config.seed}
-        folder = workdir / "corpus"
         payload = (key, count, seed)
         units.append(Unit("corpus", name, folder / name, folder / f"{name}.json", "generated", fields, payload))
+    for key in keys() if config.fakes else ():
+        fields = {"logic": LOGIC, "fake": key}
+        units.append(Unit("corpus", key, folder / key, folder / f"{key}.json", "generated", fields, key))
     return units
 
 
@@ -93,6 +111,8 @@ def make_corpus(workdir: Path, config: CorpusConfig, workers: int, options: RunO
     size = config.size
 
     def make(unit: Unit) -> Record:
+        if "fake" in unit.config:
+            return commit(unit, lambda path: _write_fake(path, unit.payload))
         key, count, seed = unit.payload
         return commit(unit, lambda path: _write_dataset(path, key, library, size, count, seed))
 

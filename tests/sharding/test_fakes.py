@@ -7,17 +7,15 @@ import numpy as np
 import pytest
 
 from sharding.catalog import find_scenes, keys, load_row
+from sharding.generator.corpus import AXES_NM
 from sharding.generator.fakes import FAKES, write_beside, write_fake
 from sharding.ingest import DatasetConfig, cube_paths, ingest_one, ingest_units
 from sharding.readers import open_raw
 from sharding.store import open_cube
 
-BY_FILE = {"umos": np.arange(400.0, 721, 10), "hyperspectralcityv2": np.linspace(449.0, 957.0, 128)}
-BY_FILE["libhsi"] = np.round(np.linspace(397.32, 1003.58, 204), 2)
-
 
 def axis_of(key):
-    return BY_FILE[key] if key in BY_FILE else np.array(load_row(key).known_wavelength_nm)
+    return np.array(AXES_NM[key] if key in AXES_NM else load_row(key).known_wavelength_nm)
 
 
 def test_every_row_has_its_fake():

@@ -1,0 +1,122 @@
+"""What the labels of each dataset are worth: a table, `quality.json` and a contact sheet beside its shards."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+from skimage.segmentation import mark_boundaries
+
+from pipeline.console import console, table
+from pipeline.report import paint_labels
+from pseudolabel.quality import SOURCES, add_up, summary
+from sharding.records import data_path, find_records, read_record, write_atomic
+from sharding.shards import SampleRef
+
+SHOWN, ACROSS = 12, 4
+FIT = "ASA at 1.5 x"
+
+
+def report_quality(workdir: Path, datasets: Sequence[str], anew: bool) -> None:
+    """Write the reports that are missing, or all of them `anew`, and print the table."""
+    rows, scored = [], []
+    for dataset in datasets:
+        folder = workdir / "shards" / dataset
+        path = folder / "quality.json"
+        if anew or not path.is_file():
+            total = add_up(_parts(folder))
+            if not total:
+                continue
+            told = summary(total)
+            write_atomic(path, (json.dumps(told, indent=1) + "\n").encode())
+            contact_sheet(folder, dataset, told)
+        told = json.loads(path.read_text())
+        rows.append(_row(dataset, told))
+        if told["scenes_with_truth"]:
+            scored.append(_scored(dataset, told))
+    if anew and rows:
+        columns = ["dataset", "scenes", "masks", *(f"from {name}" for name in SOURCES), "unlabelled", "agreement",
+                   "mean confidence"]  # fmt: skip
+        table("Quality of the labels", columns, rows)
+        if scored:
+            columns = ["dataset", "scenes", *scored[0][1]]
+            lines = [
+                [name, scenes, *values] for name, values, scenes in ((a, list(b.values()), c) for a, b, c in scored)
+            ]
+            table("Achievable segmentation accuracy at 1.5 x the true count", columns, lines)
+        console.print(
+            f"reports and contact sheets: {workdir / 'shards'}/<dataset>/quality.json, quality.png", highlight=False
+        )
+
+
+def _parts(folder: Path) -> Any:
+    for path in find_records(folder):
+        quality = read_record(path).extra.get("quality")
+        if quality:
+            yield quality
+
+
+def _row(dataset: str, told: dict[str, Any]) -> list[str]:
+    shares = [f"{told['by_source'][name] / max(told['masks'], 1):.0%}" for name in SOURCES]
+    return [
+        dataset, str(told["scenes"]), str(told["masks"]), *shares, f"{told['unlabelled']:.1%}",
+        f"{told['agreement']:.2f}", f"{told['mean_score']:.2f}",
+    ]  # fmt: skip
+
+
+def _scored(dataset: str, told: dict[str, Any]) -> tuple[str, dict[str, str], str]:
+    return dataset, {name: f"{row[FIT]:.3f}" for name, row in told["truth"].items()}, str(told["scenes_with_truth"])
+
+
+def _spread(count: int, wanted: int) -> list[int]:
+    """Up to `wanted` places, evenly spread over `count`."""
+    places = {round(index * (count - 1) / max(wanted - 1, 1)) for index in range(wanted)} if count else set()
+    return sorted(places)
+
+
+def _some_samples(folder: Path, dataset: str) -> list[SampleRef]:
+    """Up to twelve samples, from records evenly spread."""
+    paths = list(find_records(folder))
+    chosen = [paths[index] for index in _spread(len(paths), SHOWN)]
+    refs: list[list[SampleRef]] = []
+    for path in chosen:
+        record = read_record(path)
+        data = data_path(path, record)
+        if data is not None:
+            refs.append([SampleRef(dataset, key, data, members) for key, members in record.extra["index"].items()])
+    each = -(-SHOWN // max(len(refs), 1))
+    picked = [own[place] for own in refs for place in _spread(len(own), each)]
+    return picked[:SHOWN]
+
+
+def contact_sheet(folder: Path, dataset: str, told: dict[str, Any]) -> None:
+    """Sizes and sources of the masks, and samples: the picture with the masks' borders, and their materials."""
+    refs = _some_samples(folder, dataset)
+    if not refs:
+        return
+    rows = -(-2 * len(refs) // ACROSS)
+    figure = plt.figure(figsize=(10, 2.2 + 2.6 * rows), layout="constrained")
+    grid = figure.add_gridspec(rows + 1, ACROSS, height_ratios=[0.8] + [1] * rows)
+    sizes, kinds = figure.add_subplot(grid[0, :2]), figure.add_subplot(grid[0, 2:])
+    sizes.bar([name.removeprefix(">= ").removesuffix(" px") for name in told["by_size"]], told["by_size"].values())
+    sizes.set_title(f"{dataset}: masks by size, from ... pixels", fontsize=8)
+    kinds.barh(list(told["by_source"]), list(told["by_source"].values()))
+    kinds.set_title(f"masks by source; {told['unlabelled']:.1%} of the pixels unlabelled", fontsize=8)
+    for axis in (sizes, kinds):
+        axis.tick_params(labelsize=7)
+    for index, ref in enumerate(refs):
+        masks, rgb = ref.picture("instances"), ref.picture("rgb")
+        pictures = (mark_boundaries(rgb, masks.astype(int), color=(1, 1, 0)), paint_labels(ref.picture("materials"), 7))
+        for part, picture in enumerate(pictures):
+            axis = figure.add_subplot(grid[1 + (2 * index + part) // ACROSS, (2 * index + part) % ACROSS])
+            axis.imshow(picture, interpolation="nearest")
+            axis.axis("off")
+            axis.set_title(ref.key.removeprefix(f"{dataset}-") if part == 0 else "materials", fontsize=6)
+    figure.savefig(folder / "quality.png", dpi=100)
+    plt.close(figure)
