@@ -10,7 +10,7 @@ from pipeline.config import Config
 from pipeline.console import console, format_bytes, format_seconds, table
 from pipeline.stages import stages_of
 from pretrain.checkpoint import Checkpoints
-from pseudolabel.factory import pseudolabel_units
+from pseudolabel.units import pseudolabel_units
 from sharding.errors import HyperVisionError
 from sharding.generator.corpus import corpus_units
 from sharding.ingest import ingest_units

@@ -69,7 +69,7 @@ class ClassicalConfig:
     scale: float = 60.0
     sigma: float = 0.8
     min_size: int = 30
-    clusters: int = 12
+    clusters: int = 16
     smoothing: float = 1.0
     fit_pixels: int = 4096
 
@@ -98,7 +98,7 @@ class FusionConfig:
     shadows: bool = True
     shadow_weight: float = 0.5
     shadow_residual: float = 0.03
-    shadow_power: float = 0.4
+    shadow_power: float = 0.3
     darkest: float = 0.1
     brightest: float = 0.7
     snap_pixels: int = 2
@@ -199,7 +199,7 @@ class AblationConfig:
     """
 
     seeds: int = 20
-    first_seed: int = 900
+    first_seed: int = 2000
     size: int = 128
     sensors: list[str] = field(default_factory=lambda: list(SENSORS))
     spatial: list[str] = field(default_factory=lambda: list(SPATIAL))

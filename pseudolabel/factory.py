@@ -10,17 +10,19 @@ Processes started side by side (array tasks) share the units through claims.
 from __future__ import annotations
 
 import os
-import tarfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import ray
 
 from pseudolabel.assemble import assemble
 from pseudolabel.config import PseudolabelConfig
 from pseudolabel.quality import add_up
-from pseudolabel.windows import Window, windows
+from pseudolabel.units import Scene, memory_bytes, pseudolabel_units, scene_windows, unit_windows, window_bytes
+from pseudolabel.windows import Window
 from pseudolabel.worker import LabelWorker
 from sharding.claims import Claims
 from sharding.crew import Crew, Done, Job, Limits
@@ -31,9 +33,7 @@ from sharding.records import (
     Record,
     Unit,
     commit,
-    data_path,
-    find_records,
-    fingerprint,
+    commit_failure,
     read_record,
     temporary_path,
 )
@@ -41,64 +41,12 @@ from sharding.shards import index_shard, join_shards
 from sharding.stage import Progress, RunOptions, StageResult, check_unchanged, run_units
 from sharding.workers import ray_session
 
-Scene = tuple[str, Path, str, tuple[int, int, int]]
-"""Id, cube, its hash, (bands, height, width)."""
-
-
-def pseudolabel_units(workdir: Path, datasets: Sequence[str], config: PseudolabelConfig) -> list[Unit]:
-    """One unit per shard, from the cube records.
-
-    Raises:
-        InputError: a dataset has no finished cube.
-    """
-    fields = config.bytes_config()
-    units = []
-    for dataset in datasets:
-        group: list[Scene] = []
-        size = index = 0
-        scenes = list(_scenes(workdir, dataset))
-        if not scenes:
-            raise InputError(f"{workdir / 'cubes' / dataset}.zarr holds no finished cube; run ingest first")
-        for scene, count in [*scenes, (None, config.shard_bytes + 1)]:
-            if group and size + count > config.shard_bytes:
-                name = f"{dataset}-{index:05d}"
-                data = workdir / "shards" / dataset / f"{name}.tar"
-                inputs = fingerprint([(scene_id, sha) for scene_id, _, sha, _ in group])
-                units.append(Unit("pseudolabel", name, data, data.with_suffix(".json"), inputs, fields, group))
-                group, size, index = [], 0, index + 1
-            if scene is not None:
-                group.append(scene)
-            size += count
-    return units
-
-
-def _scenes(workdir: Path, dataset: str) -> Iterator[tuple[Scene, int]]:
-    folder = workdir / "cubes" / f"{dataset}.records"
-    for path in find_records(folder) if folder.is_dir() else ():
-        record = read_record(path)
-        data = data_path(path, record)
-        if data is not None:
-            shape = (record.counts["bands"], record.counts["height"], record.counts["width"])
-            yield (path.stem, data, record.sha256, shape), record.counts["stored_bytes"]
-
-
-def scene_windows(scene: Scene, config: PseudolabelConfig) -> list[Window]:
-    """What the models see of a scene, one after the other."""
-    _, height, width = scene[3]
-    return windows(height, width, config.window_side, config.shared)
-
-
-def unit_windows(unit: Unit, config: PseudolabelConfig) -> int:
-    """How many windows a unit has."""
-    return sum(len(scene_windows(scene, config)) for scene in unit.payload)
-
 
 @dataclass
 class _Open:
     """A unit on its way: what is still to come, where the parts of its scenes lie, what failed."""
 
     unit: Unit
-    began: float
     wins: dict[int, int] = field(default_factory=dict)
     looked: dict[int, list[Any]] = field(default_factory=dict)
     parts: dict[int, Path] = field(default_factory=dict)
@@ -114,8 +62,6 @@ def _name(scene: Scene, window: Window) -> str:
 
 def _assemble(scene: str, path: Path, refs: list[Any], config: PseudolabelConfig, out: Path) -> dict[str, Any] | None:
     """In a process of the pool: fetch what the workers saw of a scene and write its part."""
-    import ray
-
     looked = [one for one in ray.get(refs) if one is not None]
     return assemble(scene, path, looked, config, out) if looked else None
 
@@ -149,7 +95,7 @@ class Line:
                 yield from self._take(ended)
 
     def _begin(self, unit: Unit) -> None:
-        one = self.open[unit.id] = _Open(unit, time.perf_counter())
+        one = self.open[unit.id] = _Open(unit)
         for index, scene in enumerate(unit.payload):
             wins = scene_windows(scene, self.config)
             one.wins[index], one.looked[index] = len(wins), []
@@ -160,13 +106,19 @@ class Line:
     def _take(self, ended: Done) -> Iterator[Record]:
         name, index, window = ended.key
         one = self.open[name]
+        if index is None:
+            yield self._committed(one, ended)
+            return
         if window is None:
             self._assembled(one, index, ended)
         else:
             self._looked(one, index, ended)
         if one.left == 0:
-            del self.open[name]
-            yield self._commit(one)
+            told = [one.quality[scene] for scene in sorted(one.quality)]
+            parts = [one.parts[scene] for scene in sorted(one.parts)]
+            failures = sorted(one.failures, key=lambda failure: failure.item)
+            args = (one.unit, parts, one.good, failures, told, self.config.describe)
+            self.crew.call(Job((name, None, None), name, args, commit_parts))
 
     def _looked(self, one: _Open, index: int, ended: Done) -> None:
         self.report(1)
@@ -189,8 +141,6 @@ class Line:
             self.crew.call(Job((one.unit.id, index, None), str(scene[1]), args, _assemble))
 
     def _assembled(self, one: _Open, index: int, ended: Done) -> None:
-        import ray
-
         one.left -= 1
         told = None if ended.failure is not None else ray.get(ended.ref)
         if ended.failure is not None:
@@ -200,34 +150,34 @@ class Line:
         else:
             one.quality[index] = told["quality"]
 
-    def _commit(self, one: _Open) -> Record:
-        """Put the parts of a unit together, in the order of its scenes."""
-        parts = [one.parts[index] for index in sorted(one.parts)]
-        counts = {"scenes": len(parts), "windows": one.good}
-        failures = sorted(one.failures, key=lambda failure: failure.item)
-
-        def write(temporary: Path) -> Body:
-            join_shards(temporary, parts)
-            index = index_shard(temporary)
-            counts["samples"] = len(index)
-            quality = add_up(one.quality[scene] for scene in sorted(one.quality))
-            return Body(counts, failures, {"index": index, "labelled_by": self.config.describe, "quality": quality})
-
-        try:
-            return commit(one.unit, write, _check_tar)
-        finally:
-            for part in parts:
-                part.unlink(missing_ok=True)
-            self.claims.release(one.unit)
+    def _committed(self, one: _Open, ended: Done) -> Record:
+        for part in one.parts.values():
+            part.unlink(missing_ok=True)
+        self.claims.release(one.unit)
+        del self.open[one.unit.id]
+        if ended.failure is not None:
+            return commit_failure(one.unit, ended.failure)
+        record: Record = ray.get(ended.ref)
+        return record
 
 
-def _check_tar(path: Path) -> None:
-    """Raises InputError: not a whole tar."""
-    try:
-        with tarfile.open(path) as tar:
-            tar.getmembers()
-    except tarfile.TarError as error:
-        raise InputError(f"{path} does not read back: {error}") from error
+def commit_parts(
+    unit: Unit, parts: Sequence[Path], good: int, failures: list[Failure], quality: list[dict[str, Any]], by: str
+) -> Record:
+    """Put the parts of a unit together, in the order of its scenes; returns its record without the long index."""
+    counts = {"scenes": len(parts), "windows": good}
+
+    def write(temporary: Path) -> Body:
+        join_shards(temporary, parts)
+        index = index_shard(temporary)
+        counts["samples"] = len(index)
+        return Body(counts, failures, {"index": index, "labelled_by": by, "quality": add_up(quality)})
+
+    def check(temporary: Path) -> None:
+        if len(index_shard(temporary)) != counts["samples"]:
+            raise InputError(f"{temporary} does not read back the {counts['samples']} samples written")
+
+    return replace(commit(unit, write, check), extra={})
 
 
 def _made_meanwhile(unit: Unit) -> Record | None:
@@ -250,23 +200,6 @@ def _gpus(config: PseudolabelConfig) -> int:
     import torch
 
     return torch.cuda.device_count()
-
-
-def memory_bytes() -> int:
-    """Memory of this machine that is free to use."""
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return 8 << 30
-
-
-def window_bytes(units: Sequence[Unit], config: PseudolabelConfig) -> int:
-    """Memory that the largest window takes while it is looked at: its stored planes and two float32 copies."""
-    side = config.window_side
-    cubes = [
-        bands * min(side, height) * min(side, width) for unit in units for *_, (bands, height, width) in unit.payload
-    ]
-    return max(cubes, default=0) * (2 + 4 + 4)
 
 
 def _depth(units: Sequence[Unit], config: PseudolabelConfig, workers: int) -> int:

@@ -1,8 +1,13 @@
 """Chaos: whatever dies, shards are those of an undisturbed run, less what is quarantined by name."""
 
+import contextlib
 import os
 import random
 import signal
+import socket
+import subprocess
+import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -171,14 +176,54 @@ def test_two_processes_share_the_units_and_a_foreign_claim_is_waited_for(cubes, 
     assert not list(tmp_path.rglob("*.claim*")) and not list(tmp_path.rglob("*.tmp-*"))
 
 
-def test_shards_of_a_killed_driver_are_finished_by_the_next_run(cubes, calm, tmp_path, launch):
-    (tmp_path / "cubes").symlink_to(cubes)
-    recipe = tmp_path / "r.yaml"
+def recipe_of(folder, cubes):
+    """A recipe for the command line that makes the shards of `config()`."""
+    (folder / "cubes").symlink_to(cubes)
+    recipe = folder / "r.yaml"
     recipe.write_text(
-        f"workdir: {tmp_path}\ndatasets: [{{name: tiny, root: x}}]\n"
+        f"workdir: {folder}\ndatasets: [{{name: tiny, root: x}}]\n"
         f"pseudolabel: {{segmenters: classical, tile: {SIDE}, shard_bytes: {config().shard_bytes}, workers: 2}}\n"
     )
-    process = launch("pseudolabel", recipe, start_new_session=True)
+    return recipe
+
+
+def test_two_drivers_beside_each_other_make_one_set_of_shards(cubes, calm, tmp_path, launch):
+    recipe = recipe_of(tmp_path, cubes)
+    both = [launch("pseudolabel", recipe, "pseudolabel.workers=1") for _ in range(2)]
+    for process in both:
+        out, err = process.communicate(timeout=200)
+        assert process.returncode == 0, out + err
+    assert hashes(tmp_path) == calm[1]
+    assert not list(tmp_path.rglob("*.claim*")) and not list(tmp_path.rglob("*.tmp-*"))
+
+
+def test_a_ray_cluster_is_joined_by_its_address(cubes, calm, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with tempfile.TemporaryDirectory(prefix="hvr") as folder:  # Ray's sockets need a short path
+        command = [
+            Path(sys.executable).with_name("ray"), "start", "--head", f"--port={port}", "--num-cpus=4", "--block",
+            "--include-dashboard=false", f"--temp-dir={folder}", "--object-store-memory=200000000",
+            "--disable-usage-stats",
+        ]  # fmt: skip
+        head = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            deadline = time.monotonic() + 60
+            while time.monotonic() < deadline:
+                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                    break
+                time.sleep(0.2)
+            time.sleep(3)
+            _, found = label(tmp_path, cubes, address=f"127.0.0.1:{port}")
+        finally:
+            os.killpg(head.pid, signal.SIGKILL)
+            head.wait()
+    assert found == calm[1]
+
+
+def test_shards_of_a_killed_driver_are_finished_by_the_next_run(cubes, calm, tmp_path, launch):
+    process = launch("pseudolabel", recipe_of(tmp_path, cubes), start_new_session=True)
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not list(tmp_path.glob("shards/tiny/*.json")):
         time.sleep(0.02)
