@@ -15,7 +15,7 @@ INPUTS = (
     "constant", "log pixels", "its square", "IoU spatial", "IoU spectral", "log spread", "log contrast", "its square",
     "log pixels x log contrast",
 )  # fmt: skip
-WEIGHTS = (-2.68, 2.41, -0.84, 1.67, 2.77, -0.22, 4.17, 2.46, -1.02)
+WEIGHTS = (-2.59, 2.29, -0.66, 1.76, 2.54, -0.35, 3.76, 2.08, -1.2)
 MATCH_IOU = 0.5
 
 

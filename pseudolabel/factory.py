@@ -73,12 +73,12 @@ class Line:
         self.crew, self.config, self.claims, self.report = crew, config, claims, report
         self.open: dict[str, _Open] = {}
 
-    def run(self, todo: Sequence[Unit], ahead: int) -> Iterator[Record]:
+    def run(self, todo: Sequence[Unit]) -> Iterator[Record]:
         """Make all units; those that another process has claimed come last, or are made by it."""
         waiting = list(reversed(todo))
         theirs: list[Unit] = []
         while waiting or theirs or self.open:
-            while waiting and self.crew.waiting < ahead:
+            while waiting and self.crew.hungry():
                 unit = waiting.pop()
                 if (done := _made_meanwhile(unit)) is not None:
                     self.report(unit_windows(unit, self.config))
@@ -231,7 +231,7 @@ def label_units(todo: list[Unit], config: PseudolabelConfig, progress: Progress 
                 progress("pseudolabel", done, total, failed, crew.health())
 
         try:
-            for record in Line(crew, config, claims, report).run(todo, ahead=depth * workers):
+            for record in Line(crew, config, claims, report).run(todo):
                 failed += len(record.failures)
                 yield record
         finally:

@@ -106,10 +106,9 @@ class Crew:
         actor = self.remote.remote(self.factory)
         return actor, actor.ready.remote()
 
-    @property
-    def waiting(self) -> int:
-        """Model jobs that no actor has begun."""
-        return len(self.queue)
+    def hungry(self) -> bool:
+        """Whether more jobs are wanted: the actors have few waiting, and the pool keeps up with what they make."""
+        return len(self.queue) < self.depth * len(self.slots) and len(self.tasks) < 2 * self.pool
 
     @property
     def busy(self) -> bool:
