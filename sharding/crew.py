@@ -108,7 +108,7 @@ class Crew:
 
     def hungry(self) -> bool:
         """Whether more jobs are wanted: the actors have few waiting, and the pool keeps up with what they make."""
-        return len(self.queue) < self.depth * len(self.slots) and len(self.tasks) < 2 * self.pool
+        return len(self.queue) < 2 * self.depth * len(self.slots) and len(self.tasks) < 2 * self.pool
 
     @property
     def busy(self) -> bool:
@@ -149,6 +149,8 @@ class Crew:
             while self.queue and slot.started and len(slot.flights) < self.depth:
                 if slot.flights and (slot.flights[0].job.alone or self.queue[0].alone):
                     break
+                if slot.flights and len(self.queue) < len(self.slots):
+                    break  # the last jobs go to whoever is free first
                 job = self.queue.popleft()
                 told, made = slot.actor.make.options(num_returns=2).remote(*job.args)
                 slot.flights.append(_Flight(job, told, made, time.monotonic(), slot))
