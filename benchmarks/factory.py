@@ -3,8 +3,8 @@
     PYTHONPATH=. python benchmarks/factory.py FOLDER [--windows 24] [--repeats 5] [--memory]
 
 Models are SAM2-tiny and a small HyperFree with random weights (their time does not depend on what they have learnt),
-one thread each. Every case is a process of its own; cases are interleaved. Rates leave out start-up: they count from the
-second window of each actor (of the first, in a bare loop) to the last one. "Two bare loops" run side by side: what the
+one thread each. Every case is a process of its own; cases are interleaved. Rates leave out start-up: they count from
+the second window of each actor (of the first, in a bare loop) to the last one. "Two bare loops" run side by side: what the
 machine can give.
 """
 
@@ -55,7 +55,7 @@ def config_of(name: str, workers: int) -> PseudolabelConfig:
         return PseudolabelConfig(segmenters="classical", tile=16, overlap=0, workers=workers)
     return PseudolabelConfig(
         tile=128, workers=workers, device="cpu",
-        sam2=Sam2Config("tiny", None, True, 768, 12, -1.0, -1.0),
+        sam2=Sam2Config("tiny", None, True, 512, 12, -1.0, -1.0),
         hyperfree=HyperfreeConfig("hypervision_nano", None, True, 384, 12, 64, -1.0, -1.0),
     )  # fmt: skip
 
@@ -137,7 +137,7 @@ def main() -> None:
     """Run what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--windows", type=int, default=14)
+    parser.add_argument("--windows", type=int, default=12)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--case", nargs="+")
