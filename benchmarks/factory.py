@@ -4,8 +4,8 @@
 
 Models are SAM2-tiny and a small HyperFree with random weights (their time does not depend on what they have learnt),
 one thread each. Every case is a process of its own; cases are interleaved. Rates leave out start-up: they count from
-the second window of each actor (of the first, in a bare loop) to the last one. "Two bare loops" run side by side: what the
-machine can give.
+the second window of each actor (of the first, in a bare loop) to the last one. "Two bare loops" run side by side: what
+the machine can give.
 """
 
 from __future__ import annotations

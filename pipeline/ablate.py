@@ -22,6 +22,7 @@ import numpy as np
 
 from pipeline.config import Config
 from pipeline.console import console, table
+from pipeline.report import save_figure
 from pseudolabel.ablation import OFF, evaluate, evaluate_labels, judged_masks, make_cases
 from pseudolabel.assemble import label_scene, truth_of
 from pseudolabel.comparison import METHODS, SHARES
@@ -240,8 +241,7 @@ def _print_reliability(told: dict[str, Any], path: Path) -> None:
     axis.set(xlabel="confidence of a mask", ylabel="share that is right (IoU >= 0.5 with a thing)", title="Reliability")
     axis.legend()
     axis.grid(alpha=0.3)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    save_figure(figure, path)
     table("Confidence of fused masks", ["spatial masks", "masks", "confidence", "right"], lines)
     console.print(f"reliability diagram: {path}", highlight=False)
 

@@ -13,14 +13,14 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 from skimage.segmentation import mark_boundaries
 
-from pipeline.console import console, table
-from pipeline.report import paint_labels
+from pipeline.console import console, short_path, table
+from pipeline.report import paint_labels, save_figure
+from pseudolabel.comparison import SCORES
 from pseudolabel.quality import SOURCES, add_up, summary
 from sharding.records import data_path, find_records, read_record, write_atomic
 from sharding.shards import SampleRef
 
 SHOWN, ACROSS = 12, 4
-FIT = "ASA at 1.5 x"
 
 
 def report_quality(workdir: Path, datasets: Sequence[str], anew: bool) -> None:
@@ -38,21 +38,17 @@ def report_quality(workdir: Path, datasets: Sequence[str], anew: bool) -> None:
             contact_sheet(folder, dataset, told)
         told = json.loads(path.read_text())
         rows.append(_row(dataset, told))
-        if told["scenes_with_truth"]:
-            scored.append(_scored(dataset, told))
-    if anew and rows:
-        columns = ["dataset", "scenes", "masks", *(f"from {name}" for name in SOURCES), "unlabelled", "agreement",
-                   "mean confidence"]  # fmt: skip
-        table("Quality of the labels", columns, rows)
-        if scored:
-            columns = ["dataset", "scenes", *scored[0][1]]
-            lines = [
-                [name, scenes, *values] for name, values, scenes in ((a, list(b.values()), c) for a, b, c in scored)
-            ]
-            table("Achievable segmentation accuracy at 1.5 x the true count", columns, lines)
-        console.print(
-            f"reports and contact sheets: {workdir / 'shards'}/<dataset>/quality.json, quality.png", highlight=False
-        )
+        scored += _scored(dataset, told)
+    if not anew or not rows:
+        return
+    columns = ["dataset", "scenes", "masks", *(f"from {name}" for name in SOURCES), "unlabelled", "agreement",
+               "mean confidence"]  # fmt: skip
+    table("Quality of the labels", columns, rows)
+    if scored:
+        columns = ["dataset", "scenes", "masks", "ASA", "UE", "boundary recall", "precision"]
+        table("Against the truth, at 1.5 x its count of regions", columns, scored)
+    where = f"{short_path(workdir / 'shards')}/<dataset>/quality.json, quality.png"
+    console.print(f"reports and contact sheets: {where}", highlight=False)
 
 
 def _parts(folder: Path) -> Any:
@@ -70,8 +66,15 @@ def _row(dataset: str, told: dict[str, Any]) -> list[str]:
     ]  # fmt: skip
 
 
-def _scored(dataset: str, told: dict[str, Any]) -> tuple[str, dict[str, str], str]:
-    return dataset, {name: f"{row[FIT]:.3f}" for name, row in told["truth"].items()}, str(told["scenes_with_truth"])
+def _scored(dataset: str, told: dict[str, Any]) -> list[list[str]]:
+    """A line per method, if there is a truth."""
+    if not told["scenes_with_truth"]:
+        return []
+    count = str(told["scenes_with_truth"])
+    return [
+        [dataset, count, method, *(f"{row[f'{score} at 1.5 x']:.3f}" for score in SCORES)]
+        for method, row in told["truth"].items()
+    ]
 
 
 def _spread(count: int, wanted: int) -> list[int]:
@@ -118,5 +121,4 @@ def contact_sheet(folder: Path, dataset: str, told: dict[str, Any]) -> None:
             axis.imshow(picture, interpolation="nearest")
             axis.axis("off")
             axis.set_title(ref.key.removeprefix(f"{dataset}-") if part == 0 else "materials", fontsize=6)
-    figure.savefig(folder / "quality.png", dpi=100)
-    plt.close(figure)
+    save_figure(figure, folder / "quality.png")

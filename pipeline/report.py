@@ -32,6 +32,14 @@ def paint_labels(labels: Array, seed: int = 1) -> Array:
     return picture
 
 
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a figure as a PNG, whole or not at all."""
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=110, format="png")
+    plt.close(figure)
+    write_atomic(path, picture.getvalue())
+
+
 def _tile_row(axes: Any, ref: SampleRef) -> None:
     meta = ref.meta()
     pictures: dict[str, Array | None] = {
@@ -82,7 +90,4 @@ def write_report(workdir: Path, datasets: list[str], run: Path, path: Path) -> N
     for row, ref in enumerate(refs):
         _tile_row([figure.add_subplot(grid[row, column]) for column in range(len(COLUMNS))], ref)
     _losses(figure.add_subplot(grid[-1, :]), run)
-    picture = io.BytesIO()
-    figure.savefig(picture, dpi=110, format="png")
-    plt.close(figure)
-    write_atomic(path, picture.getvalue())
+    save_figure(figure, path)

@@ -17,7 +17,7 @@ from pseudolabel.config import PseudolabelConfig
 from pseudolabel.descriptors import Array, Features, ShapeBasis, describe_pixels, fit_basis
 from pseudolabel.windows import Window, inside
 from sharding.planes import Planes
-from sharding.render import companion_rgb, render_rgb, rendering_weights, white_of
+from sharding.render import companion_rgb, render_rgb, white_of
 from sharding.store import Cube, open_cube
 
 SURVEY_BYTES = 192 << 20
@@ -129,9 +129,3 @@ def picture_of(cube: Cube, window: Window, pixels: Array, valid: Array, white: A
     if own is None:
         return render_rgb(pixels, cube.wavelength_nm[cube.good_band], valid, white)
     return companion_rgb(own) * valid[..., None], "companion"
-
-
-def rule_of(cube: Cube) -> str:
-    """How the pictures of a scene are made."""
-    own = cube.attrs.get("companions", {}).get("rgb", {}).get("registered")
-    return "companion" if own else rendering_weights(cube.wavelength_nm[cube.good_band])[1]

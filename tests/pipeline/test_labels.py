@@ -11,7 +11,7 @@ def test_a_folder_with_truth_gets_a_report_and_a_contact_sheet(cli, tiny, tmp_pa
     words = [tiny, f"workdir={tmp_path}", f"datasets.0.truth={truth}", "until=pseudolabel"]
     code, out, err = cli("run", *words)
     assert code == 0, out + err
-    assert "Quality of the labels" in out and "Achievable segmentation accuracy" in out and "│ pretrain" not in out
+    assert "Quality of the labels" in out and "Against the truth" in out and "│ pretrain" not in out
     told = json.loads((tmp_path / "shards" / "cave" / "quality.json").read_text())
     assert told["scenes"] == told["scenes_with_truth"] == 4 and told["unlabelled"] == 0
     assert sum(told["by_source"].values()) == sum(told["by_size"].values()) == told["masks"]
