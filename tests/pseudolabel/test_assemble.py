@@ -1,5 +1,7 @@
 """Windows of a scene to samples, with the real workers: tiles, pictures, materials over the scene, models."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -70,6 +72,16 @@ def test_tiles_are_padded_and_materials_and_masks_span_the_scene(cube, tmp_path)
                 names.setdefault(kind, set()).add(meta["masks"][mask - 1]["scene_id"])
     assert kinds[0] != kinds[1] and all(len(found) == 1 for found in kinds.values())
     assert all(len(found) == 1 for found in names.values()), "a mask cut by windows and tiles is one mask"
+
+
+def test_every_field_of_a_sample_is_on_the_format_page(cube, tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "format.md").read_text()
+    _, refs = label(classical(tile=70, keep_sources=True), cube[0], tmp_path / "a.tar")
+    meta = refs[0].meta()
+    for name in [*meta, *meta["masks"][0]]:
+        assert f"`{name}`" in page, name
+    for name in refs[0].members:
+        assert f".{name}`" in page, name
 
 
 def test_a_scene_in_windows_gives_the_masks_of_the_scene_at_once(cube, tmp_path):

@@ -2,7 +2,9 @@
 
 import io
 import json
+import re
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from PIL import Image
 from sharding.errors import InputError
 from sharding.planes import Planes
 from sharding.sample import encode_sample
-from sharding.shards import SampleRef, index_shard, write_shard
+from sharding.shards import SampleRef, index_shard, join_shards, write_shard
 
 
 def samples(count=3):
@@ -52,6 +54,25 @@ def test_plain_tools_read_it_in_ten_lines(shard):
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(sample["instances.png"]))), mask)
     with tarfile.open(shard) as tar:
         assert len(tar.getnames()) == 18
+
+
+def test_the_code_of_the_format_page_reads_two_bands(shard):
+    page = (Path(__file__).parents[2] / "docs" / "format.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.S)
+    scope = {"shard": shard}
+    exec(code, scope)
+    (stored, _, _), *_ = samples()
+    np.testing.assert_array_equal(scope["cube"], stored[[0, 3]] * 0.5 + 1.0)
+
+
+def test_parts_joined_are_the_bytes_of_all_samples_written_at_once(shard, tmp_path):
+    whole = [sample for _, _, sample in samples()]
+    for name, part in (("p", whole[:1]), ("q", []), ("r", whole[1:])):
+        write_shard(tmp_path / name, part)
+    join_shards(tmp_path / "joined.tar", [tmp_path / name for name in "pqr"])
+    assert (tmp_path / "joined.tar").read_bytes() == shard.read_bytes()
+    join_shards(tmp_path / "none.tar", [])
+    assert index_shard(tmp_path / "none.tar") == {}
 
 
 def test_a_low_rank_sample_gives_any_bands_from_its_scores(tmp_path):
