@@ -52,7 +52,8 @@ def make_cubes(folder: Path, name: str, scenes: int, height: int, width: int, ba
 def config_of(name: str, workers: int) -> PseudolabelConfig:
     """Real models for rates, classical ones on tiny tiles for memory."""
     if name != "rate":
-        return PseudolabelConfig(segmenters="classical", tile=16, overlap=0, workers=workers)
+        shard = 160 * 160 * 8 * 2  # one scene, 100 tiles: twice as many as a real shard of 512 x 512 x 16 bands holds
+        return PseudolabelConfig(segmenters="classical", tile=16, overlap=0, shard_bytes=shard, workers=workers)
     return PseudolabelConfig(
         tile=128, workers=workers, device="cpu",
         sam2=Sam2Config("tiny", None, True, 512, 12, -1.0, -1.0),
