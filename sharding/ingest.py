@@ -173,15 +173,20 @@ def ingest(workdir: Path, datasets: Sequence[DatasetConfig], workers: int, optio
 
 
 def _missing_note(new: list[Unit]) -> list[str]:
-    """A sentence for each dataset of which some scenes came with their companions and some without.
+    """A sentence for each companion that some new scenes of a dataset have and others lack.
 
-    A dataset that has none at all was fetched without them, which its records say.
+    A dataset that has none of a kind at all was fetched without it, which its records say; what the user named himself
+    (`truth`) is always told.
     """
     notes = []
     records = [(unit, read_record(unit.record)) for unit in new if unit.record.is_file()]
-    for dataset in sorted({unit.payload[0].key for unit in new}):
+    rows = {unit.payload[0].key: unit.payload[0] for unit in new}
+    for dataset, row in sorted(rows.items()):
         own = [record for unit, record in records if unit.payload[0].key == dataset and record.done]
-        lacking = [record.extra["missing"][0] for record in own if record.extra.get("missing")]
-        if lacking and any(record.counts["companions"] for record in own):
-            notes.append(f"{len(lacking)} of {len(own)} new scenes of {dataset} lack companions, e.g. {lacking[0]}")
+        for companion in row.companions:
+            words = [
+                word for record in own for word in record.extra["missing"] if word.startswith(f"no {companion.name} ")
+            ]
+            if words and (len(words) < len(own) or companion.place):
+                notes.append(f"{len(words)} of {len(own)} new scenes of {dataset} lack companions, e.g. {words[0]}")
     return notes
