@@ -110,9 +110,15 @@ def status(words: Words = None) -> None:
 
 
 @app.command()
-def verify(folder: Path) -> None:
+def verify(
+    folder: Path,
+    throw_away: Annotated[
+        bool, typer.Option("--discard", help="remove broken units, so that a rerun makes them")
+    ] = False,
+) -> None:
     """Read everything below FOLDER again and compare it with its records."""
     from pipeline.console import StageProgress, console, format_bytes
+    from sharding.verify import discard
     from sharding.verify import verify as check
 
     progress = StageProgress()
@@ -122,8 +128,10 @@ def verify(folder: Path) -> None:
         console.print(f"[red]broken[/red] {row.item}: {row.reason}", highlight=False)
     failed = f", {result.failed_units} failed units" if result.failed_units else ""
     console.print(f"{result.units} units, {format_bytes(result.bytes)} read{failed}: {len(result.bad)} broken")
-    if result.bad:
-        console.print("run the stage again to redo what is missing; delete the record of a changed unit first")
+    if result.bad and throw_away:
+        console.print(f"{discard(result)} broken units removed; run their stage again to redo them")
+    elif result.bad:
+        console.print("add --discard to remove the broken units, then run their stage again to redo them")
         raise typer.Exit(1)
 
 

@@ -37,7 +37,7 @@ from sharding.records import (
     read_record,
     temporary_path,
 )
-from sharding.shards import index_shard, join_shards
+from sharding.shards import checksums, index_shard, join_shards
 from sharding.stage import Progress, RunOptions, StageResult, check_unchanged, run_units
 from sharding.workers import ray_session
 
@@ -171,7 +171,8 @@ def commit_parts(
         join_shards(temporary, parts)
         index = index_shard(temporary)
         counts["samples"] = len(index)
-        return Body(counts, failures, {"index": index, "labelled_by": by, "quality": add_up(quality)})
+        extra = {"index": index, "crc32": checksums(temporary, index), "labelled_by": by, "quality": add_up(quality)}
+        return Body(counts, failures, extra)
 
     def check(temporary: Path) -> None:
         if len(index_shard(temporary)) != counts["samples"]:

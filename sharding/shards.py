@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import tarfile
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from sharding.errors import InputError
-from sharding.records import data_path, find_records, fingerprint, read_record
+from sharding.records import Record, data_path, find_records, fingerprint, read_record
 from sharding.sample import Array, band_slices, decode_frames, decode_png
 
 COPY_BYTES = 16 << 20
@@ -72,6 +73,27 @@ def index_shard(path: Path) -> dict[str, dict[str, list[int]]]:
         if missing:
             raise InputError(f"{path}: sample {key} has no {', '.join(missing)}; the shard is cut short")
     return index
+
+
+def checksums(path: Path, index: dict[str, dict[str, list[int]]]) -> dict[str, int]:
+    """crc32 of each sample of a shard, from its first member to its last; of a cut one, those that are whole."""
+    found = {}
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        for key, members in index.items():
+            start = min(offset for offset, _ in members.values())
+            end = max(offset + length for offset, length in members.values())
+            file.seek(start)
+            if end <= size:
+                found[key] = zlib.crc32(file.read(end - start))
+    return found
+
+
+def damaged_samples(path: Path, record: Record) -> list[str]:
+    """Keys of the samples of a shard that are not as committed; all of them if the file is gone."""
+    known: dict[str, int] = record.extra.get("crc32", {})
+    there = checksums(path, record.extra["index"]) if known and path.is_file() else {}
+    return [key for key, checksum in known.items() if there.get(key) != checksum]
 
 
 @dataclass(frozen=True)

@@ -7,17 +7,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sharding.errors import InputError
-from sharding.records import Failure, data_path, find_records, read_record, sha256_file
+from sharding.records import Failure, Record, data_path, delete, find_records, read_record, sha256_file
+from sharding.shards import damaged_samples
+
+SHOWN = 5
 
 
 @dataclass
 class VerifyResult:
-    """How many units were read and which of them are not what their record says."""
+    """How many units were read, what of them is not as their record says, and the records of those that are broken."""
 
     units: int = 0
     bytes: int = 0
     failed_units: int = 0
     bad: list[Failure] = field(default_factory=list)
+    broken: list[Path] = field(default_factory=list)
 
 
 def verify_unit(record_path: Path) -> list[Failure]:
@@ -29,17 +33,39 @@ def verify_unit(record_path: Path) -> list[Failure]:
     bad = []
     for name, (size, digest) in record.files.items():
         path = data / name if name else data
+        why = None
         if not path.is_file():
-            bad.append(Failure(str(path), "missing"))
+            why = "missing"
         elif path.stat().st_size != size:
-            bad.append(Failure(str(path), f"{path.stat().st_size} bytes, its record says {size}"))
+            why = f"{path.stat().st_size} bytes, its record says {size}"
         elif sha256_file(path) != digest:
-            bad.append(Failure(str(path), "content differs from its record (sha256)"))
+            why = "content differs from its record (sha256)"
+        if why is not None:
+            bad.append(Failure(str(path), why + _gone(path, record)))
     if data.is_dir():
         known = {data / name for name in record.files}
         extra = [path for path in data.rglob("*") if path.is_file() and path not in known]
         bad += [Failure(str(path), "not in the record") for path in extra]
     return bad
+
+
+def _gone(path: Path, record: Record) -> str:
+    """Which samples a broken shard has lost."""
+    if "crc32" not in record.extra:
+        return ""
+    keys = damaged_samples(path, record)
+    shown = ", ".join(keys[:SHOWN]) + (", ..." if len(keys) > SHOWN else "")
+    return f"; {len(keys)} of {len(record.extra['crc32'])} samples gone" + (f": {shown}" if keys else "")
+
+
+def discard(result: VerifyResult) -> int:
+    """Remove the broken units, each record first, so that their stage makes them again; returns how many."""
+    for path in result.broken:
+        try:
+            delete(path)
+        except InputError:  # the record itself is damaged
+            path.unlink(missing_ok=True)
+    return len(result.broken)
 
 
 def verify(folder: Path, progress: Callable[[int, int], None] | None = None) -> VerifyResult:
@@ -60,9 +86,11 @@ def verify(folder: Path, progress: Callable[[int, int], None] | None = None) -> 
             result.units += 1
             result.bytes += record.bytes
             result.failed_units += not record.done
-            result.bad += verify_unit(path)
+            bad = verify_unit(path)
         except InputError as error:
-            result.bad.append(Failure(str(path), str(error)))
+            bad = [Failure(str(path), str(error))]
+        result.bad += bad
+        result.broken += [path] if bad else []
         if progress is not None:
             progress(index + 1, len(paths))
     return result

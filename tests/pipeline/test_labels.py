@@ -18,7 +18,7 @@ def test_a_folder_with_truth_gets_a_report_and_a_contact_sheet(cli, tiny, tmp_pa
     assert {"ASA at 1 x", "UE at 1 x", "recall at 1.5 x", "precision at 1.5 x"} <= set(told["truth"]["fused"])
     assert (tmp_path / "shards" / "cave" / "quality.png").read_bytes()[:4] == b"\x89PNG"
     assert json.loads((tmp_path / "shards" / "hotvis" / "quality.json").read_text())["scenes_with_truth"] == 0
-    (shard, *_) = (tmp_path / "shards" / "cave").glob("*.tar")
+    shard, *_ = sorted((tmp_path / "shards" / "cave").glob("*.tar"))
     code, out, err = cli("inspect", shard, "--out", tmp_path / "shown.png")
     assert code == 0 and "samples" in out and (tmp_path / "shown.png").is_file(), out + err
     code, out, err = cli("run", *words)
@@ -39,6 +39,31 @@ def test_a_folder_with_truth_gets_a_report_and_a_contact_sheet(cli, tiny, tmp_pa
     assert (tmp_path / "ablation" / "ablation.png").read_bytes()[:4] == b"\x89PNG"
     code, out, err = cli("pseudolabel", "ablate", *words, *ablation)
     assert code == 0 and "nothing to do" in out, out + err
+
+
+def test_a_damaged_shard_says_which_samples_are_gone_and_a_rerun_repairs_it(cli, tiny, tmp_path):
+    words = [tiny, f"workdir={tmp_path}", "until=pseudolabel"]
+    assert cli("run", *words)[0] == 0
+    record = read_record(next(find_records(tmp_path / "shards" / "cave")))
+    shard = tmp_path / "shards" / "cave" / f"{record.unit}.tar"
+    whole = shard.read_bytes()
+    first, *others = record.extra["index"]
+    assert others, "the shard holds several samples"
+    offset, _ = record.extra["index"][first]["cube.bands"]
+    for harmed, gone in (
+        (whole[: offset + 9] + bytes([whole[offset + 9] ^ 1]) + whole[offset + 10 :], [first]),
+        (whole[: offset + 99], [first, *others]),
+        (None, [first, *others]),
+    ):
+        shard.unlink()
+        if harmed is not None:
+            shard.write_bytes(harmed)
+        code, out, _ = cli("verify", tmp_path)
+        assert code == 1 and f"{len(gone)} of {1 + len(others)} samples gone: {', '.join(gone)}" in out, out
+    code, out, _ = cli("verify", tmp_path, "--discard")
+    assert code == 0 and "1 broken units removed; run their stage again" in out
+    code, out, err = cli("run", *words)
+    assert code == 0 and shard.read_bytes() == whole, out + err
 
 
 def test_wrong_words_are_one_sentence(cli, tiny, tmp_path):
