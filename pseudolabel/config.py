@@ -199,7 +199,7 @@ class AblationConfig:
     """
 
     seeds: int = 20
-    first_seed: int = 2000
+    first_seed: int = 3000
     size: int = 128
     sensors: list[str] = field(default_factory=lambda: list(SENSORS))
     spatial: list[str] = field(default_factory=lambda: list(SPATIAL))

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion, distance_transform_edt, maximum_filter, minimum_filter
 
 Array = NDArray[Any]
+LEAST_CORE, CLOSER = 9, 2.0
 
 
 def relabel(labels: Array) -> Array:
@@ -239,23 +240,27 @@ class _Graph:
 
 
 def snap_borders(labels: Array, features_HWK: Array, reach: int = 2) -> Array:
-    """Give each pixel within `reach` of a border to the spectrally closest adjacent region's core."""
+    """Give pixels within `reach` of a border to an adjacent region that is spectrally closer: by half, squared.
+
+    Regions are told by their core, the pixels off all borders, or by all of their pixels where the core has less than
+    nine: small things keep what is theirs.
+    """
     edge = maximum_filter(labels, 3) != minimum_filter(labels, 3)
     near = ~binary_erosion(~edge, iterations=reach - 1, border_value=1) if reach > 1 else edge
     core = np.where(near, 0, labels)
-    has_core = areas(core)
-    mean = means(core, features_HWK) if core.any() else means(labels, features_HWK)
-    best, best_distance = labels.copy(), np.full(labels.shape, np.inf)
-    size = 2 * reach + 1
+    size = areas(labels)
+    has_core = np.bincount(core.ravel(), minlength=len(size)) >= LEAST_CORE
+    inner = means(np.where(has_core[labels], core, labels), features_HWK)
+    mean = np.zeros((len(size), inner.shape[1]))
+    mean[: len(inner)] = inner
+    best, best_distance = labels.copy(), ((features_HWK - mean[labels]) ** 2).sum(-1)
+    side = 2 * reach + 1
     padded = np.pad(labels, reach, mode="edge")
-    for dy in range(size):
-        for dx in range(size):
+    for dy in range(side):
+        for dx in range(side):
             other = padded[dy : dy + labels.shape[0], dx : dx + labels.shape[1]]
-            known = np.where(other < len(has_core), other, 0)
-            usable = near & (labels > 0) & (other > 0) & (has_core[known] > 0)
-            distance = np.where(usable, ((features_HWK - mean[known]) ** 2).sum(-1), np.inf)
+            usable = near & (labels > 0) & (other > 0) & (other != labels)
+            distance = np.where(usable, CLOSER * ((features_HWK - mean[other]) ** 2).sum(-1), np.inf)
             better = distance < best_distance
             best[better], best_distance[better] = other[better], distance[better]
-    # A region without a core keeps its pixels: it is a thin real structure.
-    own_core = has_core[np.where(labels < len(has_core), labels, 0)] > 0
-    return relabel(np.where(own_core, best, labels))
+    return relabel(best)

@@ -146,4 +146,4 @@ def test_labels_of_a_real_scene_with_some_truth_are_above_spatial_and_near_spect
     assert summary["scenes"] == 1
     for share in ("1 x", "1.5 x"):
         gain = {other: row["ASA"]["median"] for other, row in summary[share]["paired"].items()}
-        assert gain["spatial"] > 0 and min(gain.values()) > -0.04, (share, gain)
+        assert gain["spatial"] > 0 and min(gain.values()) > -0.03, (share, gain)
