@@ -20,7 +20,7 @@ from pseudolabel.config import AblationConfig, ClassicalConfig, FusionConfig
 from pseudolabel.descriptors import Array, Features, features_of
 from pseudolabel.fusion import best_iou, fuse, fusion_tree
 from pseudolabel.metrics import achievable_accuracy, cut_things
-from pseudolabel.regions import MergeTree, areas, borders
+from pseudolabel.regions import MergeTree, areas, borders, joint_counts
 from pseudolabel.simulated import simulated_masks
 from sharding.generator.corpus import PLACES, sensor_of
 from sharding.generator.materials import Library, make_library
@@ -42,7 +42,7 @@ LOOKALIKE = {"border": 10, "pixels": 150, "angle": 0.09, "recall": 0.8}
 
 @dataclass(frozen=True)
 class Case:
-    """A generated scene with what the fusion is given; `angle` tells materials apart (radians)."""
+    """A generated scene with what the fusion is given; `seen_MB` are the materials as unit spectra of the sensor."""
 
     sensor: str
     seed: int
@@ -58,10 +58,8 @@ def make_cases(sensor_key: str, seed: int, config: AblationConfig, fusion: Fusio
     """One generated scene with each kind of spatial masks."""
     sensor, library = sensor_of(sensor_key), make_library(seed)
     scene = make_scene(library, sensor, config.size, [seed, sorted(PLACES).index(sensor_key)], cluttered=True)
-    cube = np.moveaxis(scene.cube_HWB, -1, 0)
-    valid, wl = np.ones(cube.shape[1:], bool), np.array(sensor.wavelength_nm)
-    rgb, _ = render_rgb(cube, wl, valid)
-    features = features_of(cube, wl, rgb, valid, denoise=fusion.denoise)
+    features, rgb = _look(scene, sensor_key, fusion.denoise)
+    valid = np.ones(rgb.shape[:2], bool)
     classical = ClassicalConfig()
     spectral = spectral_regions(features.shape_HWK, valid, classical)
     for kind in config.spatial:
@@ -74,6 +72,14 @@ def make_cases(sensor_key: str, seed: int, config: AblationConfig, fusion: Fusio
         yield Case(sensor_key, seed, kind, scene, features, spatial, spectral, _seen(library, sensor_key))
 
 
+def _look(scene: Scene, sensor_key: str, denoise: bool) -> tuple[Features, Array]:
+    """Features and picture of a generated scene."""
+    cube = np.moveaxis(scene.cube_HWB, -1, 0)
+    valid, wl = np.ones(cube.shape[1:], bool), np.array(sensor_of(sensor_key).wavelength_nm)
+    rgb, _ = render_rgb(cube, wl, valid)
+    return features_of(cube, wl, rgb, valid, denoise=denoise), rgb
+
+
 def _seen(library: Library, sensor_key: str) -> Array:
     seen = library.spectra_ML @ sensor_of(sensor_key).response_BL().T
     return np.asarray(seen / np.linalg.norm(seen, axis=1, keepdims=True))
@@ -81,9 +87,7 @@ def _seen(library: Library, sensor_key: str) -> Array:
 
 def _held(labels: Array, values: Array, region: Array) -> float:
     """Share of a region that gets its own value if each mask takes its most frequent one."""
-    count = int(values.max()) + 1
-    joint = np.bincount(labels.ravel().astype(np.int64) * count + values.ravel(), minlength=(labels.max() + 1) * count)
-    owner = joint.reshape(-1, count).argmax(1)
+    owner = joint_counts(labels, values).argmax(1)
     return float((owner[labels[region]] == values[region]).mean())
 
 
@@ -138,7 +142,8 @@ def variant_trees(
 
 def evaluate(case: Case, fusion: FusionConfig) -> dict[str, dict[str, float]]:
     """Rows of every method, and of the fusion with each switch off, "NAME at 1 x" and "NAME at 1.5 x"."""
-    trees = variant_trees(case.spatial, case.spectral, case.features, fusion, _raw(case))
+    raw, _ = _look(case.scene, case.sensor, denoise=False)
+    trees = variant_trees(case.spatial, case.spectral, case.features, fusion, raw)
     count = int(case.scene.instances.max())
     rows = {}
     for share in SHARES:
@@ -161,13 +166,6 @@ def evaluate_labels(labels: Labels, truth: Array, fusion: FusionConfig) -> dict[
             cut = cut_to(tree, snap_by, round(share * count), snap)
             rows[f"{name} at {share:g} x"] = fit_of(cut, truth) | {"count": float(len(np.unique(cut)))}
     return rows
-
-
-def _raw(case: Case) -> Features:
-    sensor = sensor_of(case.sensor)
-    cube = np.moveaxis(case.scene.cube_HWB, -1, 0)
-    valid, wl = np.ones(cube.shape[1:], bool), np.array(sensor.wavelength_nm)
-    return features_of(cube, wl, render_rgb(cube, wl, valid)[0], valid, denoise=False)
 
 
 def judged_masks(case: Case, fusion: FusionConfig) -> tuple[Array, Array, Array]:

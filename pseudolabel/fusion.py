@@ -26,6 +26,7 @@ from pseudolabel.regions import (
     border_shares,
     borders,
     fill_gaps,
+    joint_counts,
     means,
     merge_by,
     merge_tree,
@@ -93,9 +94,7 @@ def source_tree(labels: Array, features_HWK: Array) -> MergeTree:
 
 def best_iou(labels: Array, source: Array) -> Array:
     """For each label the largest IoU with a region of `source`, index 0 included."""
-    count, other = int(labels.max()) + 1, int(source.max()) + 1
-    joint = np.bincount(labels.ravel().astype(np.int64) * other + source.ravel(), minlength=count * other)
-    joint = joint.reshape(count, other).astype(float)
+    joint = joint_counts(labels, source).astype(float)
     joint[:, 0] = 0  # unlabelled source pixels are no mask
     union = areas(labels)[:, None] + areas(source)[None] - joint
     return np.asarray((joint / np.maximum(union, 1)).max(1))

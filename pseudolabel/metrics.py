@@ -11,23 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation, binary_erosion, maximum_filter, minimum_filter
 
+from pseudolabel.regions import joint_counts
+
 Array = NDArray[Any]
-
-
-def _joint(labels: Array, truth: Array) -> Array:
-    count = int(truth.max()) + 1
-    flat = labels.ravel().astype(np.int64) * count + truth.ravel()
-    return np.bincount(flat, minlength=(int(labels.max()) + 1) * count).reshape(-1, count)
 
 
 def achievable_accuracy(labels: Array, truth: Array) -> float:
     """Share of pixels that are right if each mask takes its most frequent truth (ASA)."""
-    return float(_joint(labels, truth).max(1).sum() / labels.size)
+    return float(joint_counts(labels, truth).max(1).sum() / labels.size)
 
 
 def undersegmentation_error(labels: Array, truth: Array) -> float:
     """Pixels that leak over a truth border, as a share: sum over masks of min(inside, outside) per truth region."""
-    joint = _joint(labels, truth)
+    joint = joint_counts(labels, truth)
     outside = joint.sum(1, keepdims=True) - joint
     return float(np.minimum(joint, outside)[joint.sum(1) > 0].sum() / labels.size)
 
@@ -67,7 +63,7 @@ def rand_index(first: Array, second: Array) -> float:
     both = (first > 0) & (second > 0)
     if not both.any():
         return 0.0
-    joint = _joint(first[both], second[both]).astype(np.float64)
+    joint = joint_counts(first[both], second[both]).astype(np.float64)
 
     def pairs(counts: Array) -> float:
         return float((counts * (counts - 1) / 2).sum())

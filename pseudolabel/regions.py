@@ -56,6 +56,13 @@ def areas(labels: Array) -> Array:
     return np.bincount(labels.ravel(), minlength=int(labels.max()) + 1)
 
 
+def joint_counts(first: Array, second: Array) -> Array:
+    """Pixels that two label maps share, [labels of the first, labels of the second], index 0 included."""
+    count = int(second.max()) + 1
+    flat = first.ravel().astype(np.int64) * count + second.ravel()
+    return np.bincount(flat, minlength=(int(first.max()) + 1) * count).reshape(-1, count)
+
+
 def sums(labels: Array, features_HWK: Array, count: int) -> Array:
     """Sum of the features of each of `count` labels [count, K], index 0 included."""
     flat, ids = features_HWK.reshape(-1, features_HWK.shape[-1]), labels.ravel()
@@ -149,9 +156,7 @@ def border_shares(base: Array, other: Array) -> dict[tuple[int, int], tuple[floa
 
     A region counts to the region of `other` that holds most of it.
     """
-    count = int(other.max()) + 1
-    joint = np.bincount(base.ravel().astype(np.int64) * count + other.ravel(), minlength=(int(base.max()) + 1) * count)
-    owner = joint.reshape(-1, count).argmax(1)
+    owner = joint_counts(base, other).argmax(1)
     return {(a, b): (float(length * (owner[a] != owner[b])), length) for (a, b), length in borders(base).items()}
 
 

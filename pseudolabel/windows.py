@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from pseudolabel.descriptors import Array
-from pseudolabel.regions import relabel
+from pseudolabel.regions import joint_counts, relabel
 
 Window = tuple[int, int, int, int]
 """Row, column, height, width in pixels."""
@@ -70,9 +70,7 @@ def _owner(wins: Sequence[Window], shape_HW: tuple[int, int]) -> Array:
 
 def _agreeing(first: Array, second: Array) -> list[tuple[int, int]]:
     """Labels of two maps of one overlap that mean the same thing there (IoU of at least a half)."""
-    count = int(second.max()) + 1
-    joint = np.bincount(first.ravel().astype(np.int64) * count + second.ravel(), minlength=(first.max() + 1) * count)
-    joint = joint.reshape(-1, count)
+    joint = joint_counts(first, second)
     union = joint.sum(1, keepdims=True) + joint.sum(0, keepdims=True) - joint
     pairs = np.argwhere(joint >= SAME_IOU * np.maximum(union, 1))
     return [(int(a), int(b)) for a, b in pairs if a and b]
