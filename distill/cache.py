@@ -23,8 +23,8 @@ from torch import Tensor
 from distill.teacher import Teacher
 from distill.views import VIEWS, View
 from sharding.errors import InputError, writing
+from sharding.manifest import SampleRef
 from sharding.records import Body, Record, Unit, commit, delete, read_record, write_atomic
-from sharding.shards import SampleRef
 
 Array = NDArray[Any]
 

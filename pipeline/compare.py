@@ -20,6 +20,7 @@ from sharding.stage import StageResult
 
 EXPERIMENT = "hypervision"
 BATCH = 1000
+PARAMS = 100  # that MLflow takes at once
 
 
 def find_runs(workdir: Path) -> list[Path]:
@@ -81,11 +82,13 @@ def import_run(client: Any, experiment: str, run: Path) -> bool:
     metrics = [
         Metric(name, float(value), 0, int(row["step"]))
         for row in rows
-        for name, value in row.items()
+        for name, value in flatten(row).items()
         if name != "step" and value is not None
     ]
     metrics += [Metric(name, value, 0, len(rows)) for name, value in read_evidence(run).items()]
-    client.log_batch(fresh.info.run_id, params=params[:100], tags=[RunTag(k, v) for k, v in tags.items()])
+    client.log_batch(fresh.info.run_id, tags=[RunTag(k, v) for k, v in tags.items()])
+    for start in range(0, len(params), PARAMS):
+        client.log_batch(fresh.info.run_id, params=params[start : start + PARAMS])
     for start in range(0, len(metrics), BATCH):
         client.log_batch(fresh.info.run_id, metrics=metrics[start : start + BATCH])
     client.set_terminated(fresh.info.run_id)

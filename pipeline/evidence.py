@@ -23,9 +23,9 @@ from pseudolabel.descriptors import features_of
 from pseudolabel.metrics import achievable_accuracy
 from sharding.errors import InputError
 from sharding.ingest import cube_paths
+from sharding.manifest import SampleRef, open_manifest
 from sharding.records import Body, Unit, commit, find_records, fingerprint, read_record
 from sharding.sample import Array
-from sharding.shards import SampleRef, open_manifest
 from sharding.stage import RunOptions, StageResult, pending
 from sharding.store import open_cube
 
@@ -66,7 +66,7 @@ def label_evidence(config: Config) -> dict[str, Any]:
     """Mean scores per method over some tiles of every training dataset, and per-tile wins of fused."""
     found: list[dict[str, list[float]]] = []
     for dataset in config.training_datasets:
-        for ref in open_manifest(config.work / "shards", [dataset]).samples[: config.evidence.label_scenes]:
+        for ref in open_manifest(config.work / "shards", [dataset])[: config.evidence.label_scenes]:
             known = truth(config.work, dataset, ref.meta()["scene"])
             if known is not None and "spatial.png" in ref.members:
                 found.append(label_scores(ref, *known, config))

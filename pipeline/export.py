@@ -15,9 +15,9 @@ from hypervision.checkpoint import read_state
 from pipeline.config import Config
 from pretrain.checkpoint import WEIGHTS, Checkpoints
 from sharding.errors import InputError
+from sharding.manifest import open_manifest
 from sharding.records import Body, Unit, read_record
 from sharding.records import commit as commit_unit
-from sharding.shards import open_manifest
 from sharding.stage import RunOptions, StageResult, pending
 
 
@@ -32,7 +32,7 @@ def provenance(config: Config, step: int) -> dict[str, Any]:
     manifest = open_manifest(config.work / "shards", config.training_datasets)
     shards = {ref.shard for ref in manifest}
     labelled_by = sorted({read_record(shard.with_suffix(".json")).extra["labelled_by"] for shard in shards})
-    first = {ref.dataset: ref for ref in reversed(manifest.samples)}
+    first = {ref.dataset: ref for ref in reversed(manifest)}
     axes = {name: ref.meta()["wavelength_nm"] for name, ref in sorted(first.items())}
     with torch.device("meta"):  # shapes are all that the card tells of
         model = create_model(config.model.name, input_mode=config.model.input_mode, **config.model.options)
@@ -65,7 +65,7 @@ def export(config: Config, options: RunOptions) -> StageResult:
     """
     started = time.perf_counter()
     manifest = open_manifest(config.work / "shards", config.training_datasets)
-    checkpoints = Checkpoints.of(config.run_spec(), manifest.fingerprint)
+    checkpoints = Checkpoints.of(config.run_spec(), manifest)
     newest = checkpoints.newest_valid()
     if newest is None:
         raise InputError(f"{checkpoints.folder} holds no valid checkpoint; run pretrain first")

@@ -17,10 +17,11 @@ from pipeline.report import paint_labels
 from sharding.catalog import Row, keys, load_row
 from sharding.companions import companion_path
 from sharding.errors import ConfigError, InputError, writing
+from sharding.manifest import SampleRef
 from sharding.readers import open_raw
 from sharding.render import render_rgb
 from sharding.sample import Array
-from sharding.shards import SampleRef, index_shard
+from sharding.shards import index_shard
 from sharding.store import Cube, open_cube
 
 MAX_SIDE = 1024

@@ -17,8 +17,8 @@ from pipeline.console import console, short_path, table
 from pipeline.report import paint_labels, save_figure
 from pseudolabel.comparison import SCORES
 from pseudolabel.quality import SOURCES, add_up, summary
+from sharding.manifest import SampleRef
 from sharding.records import data_path, find_records, read_record, write_atomic
-from sharding.shards import SampleRef
 
 SHOWN, ACROSS = 12, 4
 

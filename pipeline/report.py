@@ -15,9 +15,9 @@ from skimage.segmentation import find_boundaries
 
 from pipeline.compare import read_metrics
 from pretrain.config import TERMS
+from sharding.manifest import SampleRef, open_manifest
 from sharding.records import write_atomic
 from sharding.sample import Array
-from sharding.shards import SampleRef, open_manifest
 
 COLUMNS = ("rgb", "spatial", "spectral", "fused", "materials")
 
@@ -84,7 +84,7 @@ def _losses(axis: Any, run: Path) -> None:
 
 def write_report(workdir: Path, datasets: list[str], run: Path, path: Path) -> None:
     """Draw one tile of each of the first datasets and the losses of a run."""
-    refs = [open_manifest(workdir / "shards", [name]).samples[0] for name in datasets[:5]]
+    refs = [open_manifest(workdir / "shards", [name])[0] for name in datasets[:5]]
     figure = plt.figure(figsize=(11, 2.3 * len(refs) + 3), layout="constrained")
     grid = figure.add_gridspec(len(refs) + 1, len(COLUMNS), height_ratios=[1] * len(refs) + [1.3])
     for row, ref in enumerate(refs):

@@ -14,8 +14,8 @@ from pseudolabel.units import pseudolabel_units
 from sharding.errors import HyperVisionError
 from sharding.generator.corpus import corpus_units
 from sharding.ingest import ingest_units
+from sharding.manifest import open_manifest
 from sharding.records import Unit, find_records, read_record
-from sharding.shards import open_manifest
 from sharding.stage import RunOptions, pending
 
 
@@ -48,7 +48,7 @@ def _from_units(stage: str, units: Sequence[Unit], options: RunOptions) -> Row:
 
 def _training(config: Config) -> Row:
     manifest = open_manifest(config.work / "shards", config.training_datasets)
-    checkpoints = Checkpoints.of(config.run_spec(), manifest.fingerprint)
+    checkpoints = Checkpoints.of(config.run_spec(), manifest)
     steps = config.pretrain.steps
     done = max((step for step, _ in checkpoints.records()), default=0)
     row = Row("pretrain", steps, steps - done, note=checkpoints.why_changed() or "")

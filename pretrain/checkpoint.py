@@ -6,17 +6,21 @@ is in saving.py.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pretrain.config import RunSpec
+from sharding.manifest import Manifest
 from sharding.records import Record, Unit, data_path, delete, find_records, read_record
 from sharding.stage import check_unchanged
+from sharding.stream import Stream, changes
 from sharding.verify import verify_unit
 
 ENGINE_TAG = "engine"
 WEIGHTS = "weights.safetensors"
+STREAM = "stream.json"
 
 
 @dataclass(frozen=True)
@@ -24,20 +28,21 @@ class Checkpoints:
     """The checkpoint folder of a run."""
 
     folder: Path
-    inputs: str
+    stream: Stream
     config: dict[str, Any]
 
     @classmethod
-    def of(cls, spec: RunSpec, inputs: str) -> Checkpoints:
-        """The folder of a run's specification; `inputs` fingerprints its shards."""
+    def of(cls, spec: RunSpec, manifest: Manifest) -> Checkpoints:
+        """The folder of a run's specification, trained on these shards."""
         folder = Path(spec.workdir) / "runs" / spec.pretrain.run / "checkpoints"
-        return cls(folder, inputs, spec.bytes_config())
+        stream = Stream(manifest, spec.pretrain.global_batch, spec.seed, spec.pretrain.mixing)
+        return cls(folder, stream, spec.bytes_config())
 
     def unit(self, step: int) -> Unit:
         """The unit of a step."""
         name = f"step_{step:08d}"
         data = self.folder / name
-        return Unit("pretrain", name, data, self.folder / f"{name}.json", self.inputs, self.config)
+        return Unit("pretrain", name, data, self.folder / f"{name}.json", self.stream.manifest.fingerprint, self.config)
 
     def records(self) -> list[tuple[int, Path]]:
         """(step, record path) of every committed checkpoint, oldest first."""
@@ -47,10 +52,19 @@ class Checkpoints:
     def why_changed(self) -> str | None:
         """Why the checkpoints that are there belong to another run, or None."""
         for step, path in self.records():
-            why = check_unchanged(self.unit(step), read_record(path))
+            record = read_record(path)
+            why = check_unchanged(self.unit(step), record)
             if why:
-                return why
+                return self._what_changed(data_path(path, record)) or why
         return None
+
+    def _what_changed(self, data: Path | None) -> str | None:
+        """Which datasets or shards are not those that a checkpoint was trained on, if that is all."""
+        try:
+            state = json.loads((data / STREAM).read_text()) if data is not None else {}
+            return "; ".join(changes(state["identity"], self.stream.identity)) or None
+        except (OSError, ValueError, KeyError):
+            return None
 
     def newest_valid(self) -> tuple[int, Path, Record] | None:
         """The newest checkpoint whose every byte is as committed; broken ones are passed over."""

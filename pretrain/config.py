@@ -8,8 +8,11 @@ from typing import Any
 
 from distill.views import TeacherConfig
 from sharding.errors import ConfigError
+from sharding.local import LoaderConfig
+from sharding.order import LOGIC as ORDER_LOGIC
+from sharding.order import MixingConfig
 
-LOGIC = 2
+LOGIC = 3
 PRECISIONS = ("fp32", "bf16")
 TERMS = ("contrast", "masks", "distil", "spectra")  # of the objective; each has its weight in `ObjectiveConfig`
 
@@ -59,7 +62,8 @@ class PretrainConfig:
 
     Fields: run name; optimiser steps; images per step over all ranks and per rank and pass; peak learning rate,
     warm-up share, weight decay, gradient clip; DeepSpeed ZeRO stage 0-2 and precision; a checkpoint every so many
-    steps, of which the newest `keep` stay; ranks (0 = one per GPU, or one) and CPU threads of each.
+    steps, of which the newest `keep` stay; ranks (0 = one per GPU, or one) and CPU threads of each; how datasets are
+    mixed, how batches are read.
     """
 
     run: str = "run"
@@ -76,6 +80,8 @@ class PretrainConfig:
     keep: int = 2
     ranks: int = 0
     threads: int = 0
+    mixing: MixingConfig = field(default_factory=MixingConfig)
+    loader: LoaderConfig = field(default_factory=LoaderConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
 
@@ -98,6 +104,7 @@ class PretrainConfig:
             raise ConfigError("pretrain.keep must be at least 2: the newest checkpoint may be the broken one")
         if min(self.steps, self.save_every, self.micro_batch) < 1:
             raise ConfigError("pretrain.steps, save_every and micro_batch must be at least 1")
+        self.loader.check()
 
     def learning_rate(self, step: int) -> float:
         """Linear warm-up, then a cosine to zero; a function of the step alone."""
@@ -119,11 +126,11 @@ class RunSpec:
 
     def bytes_config(self) -> dict[str, Any]:
         """The fields that change the weights that come out."""
-        fields = {"logic": LOGIC, **asdict(self)}
+        fields = {"logic": LOGIC, "order_logic": ORDER_LOGIC, **asdict(self)}
         for name in ("workdir", "ranks"):
             del fields[name]
         if self.teacher.mode != "none":  # how features are had does not change them
             del fields["teacher"]["mode"]
-        for name in ("run", "ranks", "threads", "save_every", "keep"):
+        for name in ("run", "ranks", "threads", "save_every", "keep", "loader"):
             del fields["pretrain"][name]
         return fields

@@ -1,14 +1,14 @@
 """From sample references to a training batch: two band-views per image, masks per token, prompts.
 
-Everything random is drawn from (seed, epoch, sample), never from a worker's state, so a batch is the same on any
-number of workers and ranks and after any restart.
+Everything random is drawn from (seed, visit, sample), never from a worker's state, so a batch is the same on any
+number of workers and ranks and after any restart. What is drawn of the geometry is a view that teacher features
+exist for, nothing else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -19,10 +19,14 @@ from torch import Tensor
 from distill.views import VIEWS, View, apply_view
 from hypervision import match_bands
 from pretrain.config import SampleConfig
+from sharding.batches import choose_bands
 from sharding.errors import InputError
+from sharding.frames import Frames
+from sharding.loader_worker import Plan
+from sharding.manifest import SampleRef, SmallMembers
 from sharding.order import keyed_rng
+from sharding.ring import Layout
 from sharding.sample import SATURATED
-from sharding.shards import SampleRef
 
 Array = NDArray[Any]
 VIEWS_PER_IMAGE = 2
@@ -33,7 +37,7 @@ BRIGHTEST = 4.0
 
 @dataclass
 class Batch:
-    """A padded batch of B views (two of each image, side by side).
+    """A padded batch of B views (two of each image, side by side; `indices` of the images in the manifest).
 
     Shapes: cube [B, C, H, W], coverage [B, M, h, w] share of each token inside each mask, material [B, M] with -1
     for padding, masks [B, P, H, W] of the prompted masks, points [B, P, 2] and boxes [B, P, 4] in pixels, and
@@ -41,8 +45,8 @@ class Batch:
     not hold, relative to it (see `hidden_spectra`), NaN where there is nothing to tell.
     """
 
+    indices: list[int]
     keys: list[str]
-    refs: list[SampleRef]
     views: list[View]
     cube: Tensor
     wavelength_nm: list[list[float]]
@@ -61,22 +65,6 @@ class Batch:
         """The batch with its tensors on a device."""
         moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
         return Batch(**{**vars(self), **moved})
-
-
-def choose_bands(good: Array, wl_C: Array, count: int, window: bool, rng: np.random.Generator) -> Array:
-    """`count` bands without replacement, one from each of `count` equal parts of the spectrum, in its order.
-
-    With `window` they come from one contiguous part of it. All good bands if there are no more than `count`.
-    """
-    ordered = good[np.argsort(wl_C[good], kind="stable")]
-    if window and len(ordered) > count:
-        span = int(rng.integers(count, len(ordered) + 1))
-        start = int(rng.integers(0, len(ordered) - span + 1))
-        ordered = ordered[start : start + span]
-    if len(ordered) <= count:
-        return ordered
-    edges = np.linspace(0, len(ordered), count + 1).astype(int)
-    return ordered[[int(rng.integers(a, b)) for a, b in pairwise(edges)]]
 
 
 def visible_bands(good: Array, wl_C: Array, count: int, window: bool, rng: np.random.Generator) -> Array:
@@ -141,88 +129,127 @@ def _prompts(labels: Array, ids: Array, count: int, rng: np.random.Generator) ->
     return np.array(masks).reshape(-1, height, width), np.array(points, np.float32), np.array(boxes, np.float32)
 
 
-def _view(
-    ref: SampleRef,
-    meta: dict[str, Any],
-    pictures: tuple[Array, Array],
-    number: int,
-    key: tuple[int, int],
-    config: SampleConfig,
-    patch: int,
-) -> dict[str, Any]:
-    rng = keyed_rng("view", *key, ref.dataset, ref.key, number)
-    wl_C = np.asarray(meta["wavelength_nm"], float)
-    good = np.flatnonzero(~np.asarray(meta["bad_band"], bool))
-    count = int(rng.integers(config.bands_min, config.bands_max + 1))
-    bands = visible_bands(good, wl_C, count, bool(rng.random() < config.window_share), rng)
-    view = VIEWS[int(rng.integers(len(VIEWS)))] if config.flip else View.IDENTITY
-    instances, quality = pictures
-    hidden = np.sort(rng.permutation(np.setdiff1d(good, bands))[: config.hidden])
-    frames = apply_view(ref.bands(meta, np.concatenate([bands, hidden])) * (quality != 0), view, 2)
-    cube, unseen = frames[: len(bands)], frames[len(bands) :]
-    return {
-        "cube": cube, "wl": wl_C[bands].tolist(), "view": view, "labels": apply_view(instances, view, 1), "rng": rng,
-        "hidden": hidden_spectra(cube, unseen, patch, apply_view(quality == SATURATED, view, 1)),
-        "hidden_nm": wl_C[hidden],
-    }  # fmt: skip
+@dataclass(frozen=True)
+class _Choice:
+    """What one view of a sample shows: its bands, those hidden from it, how it is turned, and the draws to come."""
+
+    bands: Array
+    hidden: Array
+    view: View
+    rng: np.random.Generator
 
 
-def make_batch(
-    refs: Sequence[SampleRef], seed: int, epoch: int, config: SampleConfig, patch: int, public: bool = False
-) -> Batch:
-    """Read and assemble the views of some samples.
+class TrainingViews:
+    """Assembles `Batch`es: what the loader's workers make of a sample for training."""
 
-    `patch` is the student's token side in pixels; `public` its input mode, for which cubes are divided by the maximum
-    of their scene.
-    """
-    rows: list[dict[str, Any]] = []
-    for ref in refs:
-        meta = ref.meta()
+    members = ("json", "instances.png", "valid.png")
+
+    def __init__(self, config: SampleConfig, patch: int, public: bool = False) -> None:
+        """`patch` is the student's token side in pixels; `public` its input mode, for which cubes are divided by the
+        maximum of their scene.
+        """
+        self.config, self.patch, self.public = config, patch, public
+
+    def plan(self, ref: SampleRef, small: SmallMembers, seed: int, visit: int) -> Plan:
+        """Choose the bands and views of a sample."""
+        meta = small.meta()
+        frames = Frames.of(meta)
+        wl_C = np.asarray(meta["wavelength_nm"], float)
+        good = np.flatnonzero(~np.asarray(meta["bad_band"], bool))
+        choices = [self._choose(ref, wl_C, good, (seed, visit), number) for number in range(VIEWS_PER_IMAGE)]
+        needed = frames.needed(np.concatenate([part for one in choices for part in (one.bands, one.hidden)]))
+        return Plan(ref, small, frames, needed, (meta, min(self.config.bands_max, len(good)), choices))
+
+    def _choose(self, ref: SampleRef, wl_C: Array, good: Array, key: tuple[int, int], number: int) -> _Choice:
+        config = self.config
+        rng = keyed_rng("view", *key, ref.dataset, ref.key, number)
+        count = int(rng.integers(config.bands_min, config.bands_max + 1))
+        bands = visible_bands(good, wl_C, count, bool(rng.random() < config.window_share), rng)
+        view = VIEWS[int(rng.integers(len(VIEWS)))] if config.flip else View.IDENTITY
+        hidden = np.sort(rng.permutation(np.setdiff1d(good, bands))[: config.hidden])
+        return _Choice(bands, hidden, view, rng)
+
+    def layout(self, plans: Sequence[Plan]) -> Layout:
+        """Two views of every image, side by side."""
+        config, rows = self.config, VIEWS_PER_IMAGE * len(plans)
+        _, height, width = plans[0].frames.shape_CHW
+        grid = (height // self.patch, width // self.patch)
+        # A choice that the model cannot see is made anew from all bands, so any may be as many as there are.
+        bands = max(max(plan.chosen[1], *(len(one.bands) for one in plan.chosen[2])) for plan in plans)
+        return {
+            "cube": ((rows, bands, height, width), "<f4"),
+            "coverage": ((rows, config.max_masks, *grid), "<f4"),
+            "material": ((rows, config.max_masks), "<i8"),
+            "masks": ((rows, config.prompts, height, width), "<f4"),
+            "points": ((rows, config.prompts, 2), "<f4"),
+            "boxes": ((rows, config.prompts, 4), "<f4"),
+            "prompted": ((rows, config.prompts), "|b1"),
+            "hidden": ((rows, config.hidden, *grid), "<f4"),
+            "hidden_nm": ((rows, config.hidden), "<f4"),
+            "visible": ((rows,), "<f4"),
+        }
+
+    def fill(self, plan: Plan, frames: Mapping[int, bytes], row: int, arrays: dict[str, Array]) -> Any:
+        """Decode both views of a sample into their rows."""
+        meta, _, choices = plan.chosen
+        pictures = plan.small.picture("instances").astype(np.int64), plan.small.picture("valid")
+        views = []
+        for number, choice in enumerate(choices):
+            own = {name: array[VIEWS_PER_IMAGE * row + number] for name, array in arrays.items()}
+            own["visible"] = arrays["visible"][VIEWS_PER_IMAGE * row + number :][:1]
+            labels = self._fill_cube(plan, frames, choice, meta, pictures, own)
+            self._fill_masks(choice, meta, labels, own)
+            own["visible"][:] = meta["covers_visible"]
+            wl = np.asarray(meta["wavelength_nm"], float)[choice.bands].tolist()
+            views.append((wl, choice.view, float(meta["gsd_m"])))
+        return plan.ref.key, views
+
+    def _fill_cube(
+        self,
+        plan: Plan,
+        frames: Mapping[int, bytes],
+        choice: _Choice,
+        meta: Mapping[str, Any],
+        pictures: tuple[Array, Array],
+        own: dict[str, Array],
+    ) -> Array:
+        """The cube and what is hidden of it; returns the instance labels as the view shows them."""
+        instances, quality = pictures
+        count, unseen = len(choice.bands), len(choice.hidden)
+        values = np.empty((count + unseen, *quality.shape), np.float32)
+        plan.frames.physical_into(frames, np.concatenate([choice.bands, choice.hidden]), values)
+        values *= quality != 0
+        turned = apply_view(values, choice.view, 2)
+        cube_CHW = own["cube"][:count]
+        cube_CHW[:] = turned[:count]
+        own["cube"][count:] = 0
+        own["hidden"][:], own["hidden_nm"][:] = np.nan, 0
+        saturated = apply_view(quality == SATURATED, choice.view, 1)
+        own["hidden"][:unseen] = hidden_spectra(cube_CHW, turned[count:], self.patch, saturated)
+        own["hidden_nm"][:unseen] = np.asarray(meta["wavelength_nm"])[choice.hidden]
+        if self.public:
+            cube_CHW /= np.float32(meta["scene_max"])
+        return apply_view(instances, choice.view, 1)
+
+    def _fill_masks(self, choice: _Choice, meta: Mapping[str, Any], labels: Array, own: dict[str, Array]) -> None:
+        """Masks per token with their materials, and prompts."""
         kinds = np.array([0] + [row["material"] for row in meta["masks"]])
-        pictures = (ref.picture("instances").astype(np.int64), ref.picture("valid"))
-        for number in range(VIEWS_PER_IMAGE):
-            row = _view(ref, meta, pictures, number, (seed, epoch), config, patch)
-            if public:
-                row["cube"] = row["cube"] / np.float32(meta["scene_max"])
-            row |= {"ref": ref, "gsd": float(meta["gsd_m"]), "visible": meta["covers_visible"]}
-            ids = np.array([m["id"] for m in meta["masks"] if m["pixels"] >= patch * patch], np.int64)
-            row["ids"] = np.sort(row["rng"].permutation(ids)[: config.max_masks])
-            row["kinds"] = kinds[row["ids"]]
-            row["coverage"] = token_coverage(row["labels"], row["ids"], patch)
-            row["prompts"] = _prompts(row["labels"], row["ids"], config.prompts, row["rng"])
-            rows.append(row)
-    return _collate(rows, config)
+        ids = np.array([m["id"] for m in meta["masks"] if m["pixels"] >= self.patch * self.patch], np.int64)
+        ids = np.sort(choice.rng.permutation(ids)[: self.config.max_masks])
+        own["coverage"][:], own["material"][:] = 0, -1
+        own["coverage"][: len(ids)], own["material"][: len(ids)] = token_coverage(labels, ids, self.patch), kinds[ids]
+        for name in ("masks", "points", "boxes", "prompted"):
+            own[name][:] = 0
+        masks, points, boxes = _prompts(labels, ids, self.config.prompts, choice.rng)
+        if len(masks):
+            count = len(masks)
+            own["masks"][:count], own["points"][:count], own["boxes"][:count] = masks, points, boxes
+            own["prompted"][:count] = True
 
-
-def _collate(rows: list[dict[str, Any]], config: SampleConfig) -> Batch:
-    height, width = rows[0]["labels"].shape
-    bands = max(len(row["wl"]) for row in rows)
-    grid = rows[0]["coverage"].shape[1:]
-    size = len(rows)
-    cube = np.zeros((size, bands, height, width), np.float32)
-    coverage = np.zeros((size, config.max_masks, *grid), np.float32)
-    material = np.full((size, config.max_masks), -1, np.int64)
-    masks = np.zeros((size, config.prompts, height, width), np.float32)
-    points, boxes = np.zeros((size, config.prompts, 2), np.float32), np.zeros((size, config.prompts, 4), np.float32)
-    prompted = np.zeros((size, config.prompts), bool)
-    hidden = np.full((size, config.hidden, *grid), np.nan, np.float32)
-    hidden_nm = np.zeros((size, config.hidden), np.float32)
-    for i, row in enumerate(rows):
-        cube[i, : len(row["wl"])] = row["cube"]
-        count = len(row["hidden"])
-        hidden[i, :count], hidden_nm[i, :count] = row["hidden"], row["hidden_nm"]
-        count = len(row["ids"])
-        coverage[i, :count], material[i, :count] = row["coverage"], row["kinds"]
-        found, at, around = row["prompts"]
-        count = len(found)
-        if count:
-            masks[i, :count], points[i, :count], boxes[i, :count] = found, at, around
-            prompted[i, :count] = True
-    return Batch(
-        [row["ref"].key for row in rows], [row["ref"] for row in rows], [row["view"] for row in rows],
-        torch.from_numpy(cube), [row["wl"] for row in rows], [row["gsd"] for row in rows],
-        torch.from_numpy(coverage), torch.from_numpy(material), torch.from_numpy(masks),
-        torch.from_numpy(points), torch.from_numpy(boxes), torch.from_numpy(prompted),
-        torch.from_numpy(hidden), torch.from_numpy(hidden_nm),
-        torch.tensor([row["visible"] for row in rows], dtype=torch.float32),
-    )  # fmt: skip
+    def batch(self, arrays: dict[str, Tensor], told: list[Any], indices: list[int]) -> Batch:
+        """The views side by side, with no more bands than the widest of them has."""
+        views = [view for _, own in told for view in own]
+        keys = [key for key, own in told for _ in own]
+        wl, turns, gsd = (list(column) for column in zip(*views, strict=True))
+        cube = arrays.pop("cube")[:, : max(len(axis) for axis in wl)]
+        return Batch(indices=indices, keys=keys, views=turns, cube=cube, wavelength_nm=wl, gsd_m=gsd, **arrays)

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from pretrain.checkpoint import Checkpoints
 from pretrain.config import RunSpec
-from pretrain.lifeline import die_with_parent
 from sharding import errors
 from sharding.errors import ChangedError, HyperVisionError, writing
+from sharding.lifeline import die_with_parent
+from sharding.manifest import open_manifest
 from sharding.records import delete, read_record, sweep, write_atomic
-from sharding.shards import open_manifest
 from sharding.stage import RunOptions, StageResult
 
 POLL_SECONDS = 0.5
@@ -94,7 +94,7 @@ def pretrain(spec: RunSpec, options: RunOptions) -> StageResult:
     spec.teacher.check()
     spec.pretrain.check(spec.ranks)
     manifest = open_manifest(Path(spec.workdir) / "shards", spec.datasets)
-    checkpoints = Checkpoints.of(spec, manifest.fingerprint)
+    checkpoints = Checkpoints.of(spec, manifest)
     run = checkpoints.folder.parent
     with writing(run):
         checkpoints.folder.mkdir(parents=True, exist_ok=True)
@@ -112,6 +112,9 @@ def pretrain(spec: RunSpec, options: RunOptions) -> StageResult:
     result = StageResult("pretrain", run, spec.pretrain.steps, spec.pretrain.steps - begun)
     result.bytes = sum(read_record(path).bytes for _, path in checkpoints.records())
     result.seconds = time.perf_counter() - started
+    skipped = sum(len(path.read_text().splitlines()) for path in run.glob("skipped-*.jsonl"))
+    if skipped:
+        result.notes.append(f"{skipped} damaged samples were skipped: {run}/skipped-*.jsonl says which and why")
     if spec.teacher.mode != "none" and spec.teacher.is_random and spec.pretrain.objective.distil:
         result.notes.append(f"the teacher {spec.teacher.name} has RANDOM weights (teacher.allow_random)")
     return result

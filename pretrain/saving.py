@@ -6,13 +6,14 @@ under their public names, verifies, publishes and writes the record.
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from pathlib import Path
 from typing import Any
 
 from hypervision import save_weights
-from pretrain.checkpoint import ENGINE_TAG, WEIGHTS, Checkpoints
+from pretrain.checkpoint import ENGINE_TAG, STREAM, WEIGHTS, Checkpoints
 from pretrain.ranks import barrier, from_rank0, rank, world
 from sharding.errors import ConfigError, writing
 from sharding.records import Body, Record, publish, temporary_path
@@ -38,6 +39,8 @@ def save(engine: Any, checkpoints: Checkpoints, step: int, keep: int) -> None:
             (temporary / "latest").unlink(missing_ok=True)
             student = engine.module.student
             save_weights(student, temporary / WEIGHTS)
+            state = checkpoints.stream.state(step * checkpoints.stream.global_batch)
+            (temporary / STREAM).write_text(json.dumps(state))
             counts = {"step": step, "world": world()}
             record = publish(unit, temporary, Body(counts), started)
             checkpoints.trim(keep)
@@ -59,6 +62,7 @@ def restore(engine: Any, checkpoints: Checkpoints, zero_stage: int) -> int:
 
     Raises:
         ConfigError: ZeRO state of another number of ranks.
+        ChangedError: the samples are not those of the checkpoint, or in another order.
     """
     found = from_rank0(checkpoints.newest_valid)
     if found is None:
@@ -69,5 +73,6 @@ def restore(engine: Any, checkpoints: Checkpoints, zero_stage: int) -> int:
             f"{data} was written by {record.counts['world']} ranks and ZeRO-{zero_stage} state cannot be read by "
             f"{world()}; set pretrain.ranks={record.counts['world']}, or start a new pretrain.run"
         )
+    checkpoints.stream.resume(json.loads((data / STREAM).read_text()))
     engine.load_checkpoint(str(data), tag=ENGINE_TAG)
     return step

@@ -1,6 +1,6 @@
 """The rank process: one loop over steps on a DeepSpeed engine. Started by `pretrain.launch` through torchrun.
 
-order.step(s) -> samples of this rank -> batch (read ahead by one) -> teacher features -> engine -> metrics
+stream -> loader (read ahead) -> teacher features -> engine -> metrics
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +23,21 @@ from distill.views import View
 from hypervision import HyperModel, create_model
 from pretrain.checkpoint import Checkpoints
 from pretrain.config import RunSpec
-from pretrain.data import VIEWS_PER_IMAGE, Batch, make_batch
-from pretrain.lifeline import die_with_parent
+from pretrain.data import VIEWS_PER_IMAGE, Batch, TrainingViews
 from pretrain.objective import PretrainModel
 from pretrain.ranks import barrier, device, from_rank0, mean_over_ranks, rank, world
 from pretrain.saving import restore, save
 from sharding.errors import HyperVisionError, InputError
-from sharding.order import Order, keyed_rng
+from sharding.lifeline import die_with_parent
+from sharding.loader import Loader
+from sharding.manifest import Manifest, open_manifest
+from sharding.order import keyed_rng
 from sharding.records import write_atomic
 from sharding.schema import typed
-from sharding.shards import Manifest, open_manifest
+from sharding.stream import Stream
 
 FIT_SAMPLES = 32
+SKIPPED = "skipped"
 
 
 def build_student(spec: RunSpec) -> HyperModel:
@@ -81,17 +86,22 @@ class Trainer:
         self.spec, self.config = spec, spec.pretrain
         self.run = Path(spec.workdir) / "runs" / self.config.run
         self.manifest: Manifest = open_manifest(Path(spec.workdir) / "shards", spec.datasets)
-        self.order = Order(len(self.manifest), self.manifest.fingerprint, spec.seed, self.config.global_batch)
+        config = self.config
+        self.stream = Stream(
+            self.manifest, config.global_batch, spec.seed, config.mixing, rank(), world(), config.micro_batch
+        )
         student = build_student(spec)
-        self.patch, self.public = student.size.patch_size, student.size.input_mode == "public"
+        views = TrainingViews(config.sample, student.size.patch_size, student.size.input_mode == "public")
+        self.passes = config.global_batch // world() // config.micro_batch
+        self.loader = Loader(self.stream, views, config.loader, held=2 * self.passes)
         self.teacher, self.cache = self._teacher()
-        width = 0 if self.teacher is None else int(self._features(self.manifest.samples[:1]).shape[1])
+        width = 0 if self.teacher is None else int(self._features(self.manifest[:1]).shape[1])
         model = PretrainModel(student, width, self.config.objective)
         if model.distiller is not None:
-            first = [self.manifest.samples[i] for i in self.order.epoch(0)[:FIT_SAMPLES]]
+            first = [self.manifest[i] for i in self.stream.order.draws(0, FIT_SAMPLES).index]
             model.distiller.fit(self._features(first))
         self.engine = deepspeed_engine(model, spec)
-        self.checkpoints = Checkpoints.of(spec, self.manifest.fingerprint)
+        self.checkpoints = Checkpoints.of(spec, self.manifest)
 
     def _teacher(self) -> tuple[Teacher | None, FeatureCache | None]:
         if self.spec.teacher.mode == "none" or not self.config.objective.distil:
@@ -99,9 +109,9 @@ class Trainer:
         teacher = Teacher(self.spec.teacher, str(device()))
         if self.spec.teacher.mode == "live":
             return teacher, None
-        cache = FeatureCache(Path(self.spec.workdir) / "teacher", teacher.fingerprint, self.manifest.samples)
+        cache = FeatureCache(Path(self.spec.workdir) / "teacher", teacher.fingerprint, self.manifest)
         from_rank0(cache.drop_stale)
-        if self.spec.teacher.mode == "cache" and cache.missing(self.manifest.samples):
+        if self.spec.teacher.mode == "cache" and cache.missing(self.manifest):
             raise InputError(
                 f"{cache.root} lacks features of some samples; set teacher.mode=fill, or run cache-teacher"
             )
@@ -111,16 +121,13 @@ class Trainer:
         assert self.teacher is not None
         return features_for(self.teacher, self.cache, refs, [[View.IDENTITY]] * len(refs))
 
-    def batches(self, step: int) -> list[tuple[Batch, torch.Tensor | None]]:
-        """The micro-batches of this rank in one step, with their teacher features."""
-        epoch, indices = self.order.step(step)
-        own = [self.manifest.samples[i] for i in indices[rank() :: world()]]
+    def batches(self, source: Iterator[Batch]) -> list[tuple[Batch, torch.Tensor | None]]:
+        """The next micro-batches of this rank, one step of them, with their teacher features."""
         out = []
-        for start in range(0, len(own), self.config.micro_batch):
-            refs = own[start : start + self.config.micro_batch]
-            batch = make_batch(refs, self.spec.seed, epoch, self.config.sample, self.patch, self.public)
+        for batch in islice(source, self.passes):
             features = None
             if self.teacher is not None:
+                refs = [self.manifest.ref(index) for index in batch.indices]
                 views = [batch.views[i : i + VIEWS_PER_IMAGE] for i in range(0, len(batch.views), VIEWS_PER_IMAGE)]
                 features = features_for(self.teacher, self.cache, refs, views)
             out.append((batch, features))
@@ -153,22 +160,33 @@ class Trainer:
         """Run to the last step from wherever the newest valid checkpoint stands."""
         start = restore(self.engine, self.checkpoints, self.config.zero_stage)
         log = MetricsLog(self.run / "metrics.jsonl", start) if rank() == 0 else None
+        self.loader.load_state_dict(self.stream.state(start * self.config.global_batch))
+        source = iter(self.loader)
         with ThreadPoolExecutor(1) as ahead:
             upcoming: Future[Any] | None = None
             for step in range(start, self.config.steps):
                 began = time.perf_counter()
-                batches = upcoming.result() if upcoming else self.batches(step)
+                batches = upcoming.result() if upcoming else self.batches(source)
                 waited = time.perf_counter() - began
                 last = step + 1 == self.config.steps
-                upcoming = None if last else ahead.submit(self.batches, step + 1)
+                upcoming = None if last else ahead.submit(self.batches, source)
                 terms = self.step(step, batches)
+                self._tell_skipped()
                 if log is not None:
-                    log.write(step, self.config, terms, self.engine, time.perf_counter() - began, waited)
+                    seen = self.stream.seen((step + 1) * self.config.global_batch)
+                    log.write(step, self.config, terms, self.engine, time.perf_counter() - began, waited, seen)
                 if last or (step + 1) % self.config.save_every == 0:
                     # The cache first: after the last checkpoint nothing would come back to pack it.
                     self._pack()
                     save(self.engine, self.checkpoints, step + 1, self.config.keep)
         barrier()
+
+    def _tell_skipped(self) -> None:
+        """Append what this rank could not read to its list."""
+        rows = self.loader.take_skipped()
+        if rows:
+            with (self.run / f"{SKIPPED}-{rank()}.jsonl").open("a") as file:
+                file.writelines(json.dumps(vars(row)) + "\n" for row in rows)
 
     def _pack(self) -> None:
         """Commit the teacher features that are complete; one writer, when all ranks have spooled theirs."""
@@ -189,9 +207,16 @@ class MetricsLog:
             write_atomic(path, "".join(f"{line}\n" for line in kept).encode())
 
     def write(
-        self, step: int, config: Any, terms: dict[str, float], engine: Any, seconds: float, waited: float
+        self,
+        step: int,
+        config: Any,
+        terms: dict[str, float],
+        engine: Any,
+        seconds: float,
+        waited: float,
+        seen: dict[str, int],
     ) -> None:
-        """Append the numbers of one step."""
+        """Append the numbers of one step; `seen` samples of each dataset since the first."""
         norm = engine.get_global_grad_norm()
         row = {
             "step": step,
@@ -201,6 +226,7 @@ class MetricsLog:
             "images_per_second": round(config.global_batch / seconds, 3),
             "data_wait_share": round(waited / seconds, 4),
             "seconds": round(seconds, 4),
+            "samples": seen,
         }
         with self.path.open("a") as file:
             file.write(json.dumps(row) + "\n")

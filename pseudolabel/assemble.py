@@ -105,7 +105,7 @@ def _sample(cube: Cube, scene: str, window: Window, labels: Labels, kinds: Array
     planes: Planes = cube.window(*place)
     key = f"{cube.attrs['dataset']}-{scene}-y{window[0]:05d}-x{window[1]:05d}"
     meta = {"window_yxhw": window, "rgb_rule": labels.rgb_rule, "masks": rows, "labelled_by": config.describe}
-    return encode_sample(key, planes.padded(side), pictures, _scene_meta(cube) | meta)
+    return encode_sample(key, planes.padded(side), pictures, _scene_meta(cube) | meta, config.packing)
 
 
 def _scene_meta(cube: Cube) -> dict[str, Any]:

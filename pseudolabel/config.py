@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from sharding.errors import ConfigError
+from sharding.frames import PackingConfig
 from sharding.records import sha256_file
 
-LOGIC = 3
+LOGIC = 4
 NO_BYTES = (
     "workers", "pool", "item_seconds", "attempts", "address", "gpus_per_worker", "object_bytes", "device",
 )  # fmt: skip
@@ -115,7 +116,7 @@ class PseudolabelConfig:
         segmenters: "models" = SAM2 + HyperFree, "classical" = Felzenszwalb + k-means.
         tile: side of a training tile in pixels; window: side of what the models see at once (0 = the tile's),
             overlap: pixels that windows share (at most a quarter of one).
-        shard_bytes: of cube per shard; keep_sources: whether the source label maps travel along.
+        shard_bytes: of cube per shard; keep_sources: whether the source label maps travel along; packing: of cubes.
         workers: 0 = one per GPU, or per core; pool: processes that assemble scenes (0 = one per two cores).
         item_seconds: that one window may take; attempts: before what kills its worker is quarantined.
         address: of a Ray cluster (none = Ray on this machine); gpus_per_worker: there, or to share one GPU.
@@ -128,6 +129,7 @@ class PseudolabelConfig:
     overlap: int = 64
     shard_bytes: int = 384 << 20
     keep_sources: bool = False
+    packing: PackingConfig = field(default_factory=PackingConfig)
     workers: int = 0
     pool: int = 0
     item_seconds: float = 900.0
@@ -179,6 +181,7 @@ class PseudolabelConfig:
         """
         if self.segmenters not in SEGMENTERS:
             raise ConfigError(f"pseudolabel.segmenters {self.segmenters!r} is not one of {', '.join(SEGMENTERS)}")
+        self.packing.check()
         if self.tile < 16 or self.shard_bytes < 1:
             raise ConfigError("pseudolabel.tile must be at least 16 pixels and shard_bytes positive")
         if self.window_side < 16 or self.overlap < 0:

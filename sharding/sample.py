@@ -1,7 +1,7 @@
 """One training sample: the members of a tar that plain `tarfile` and `webdataset` read with no help of ours.
 
-<key>.cube.bands     one Blosc-zstd frame per band, one after the other: any band decodes on its own; of a low-rank
-                     cube one per component, which `basis` in the json turns into any bands
+<key>.cube.bands     one Blosc frame per band, one after the other: any band decodes on its own (frames.py); of a
+                     low-rank cube one per component, which `basis` in the json turns into any bands
 <key>.instances.png  uint16 mask ids, 0 = unlabelled
 <key>.materials.png  uint16 material ids of the scene, 0 = unlabelled
 <key>.valid.png      255 where the pixel is good, 128 where some band is saturated, 0 where it is invalid or padding
@@ -13,19 +13,16 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from numcodecs import Blosc
 from numpy.typing import NDArray
 from PIL import Image
 
+from sharding.frames import PackingConfig, encode_frames
 from sharding.planes import Planes
 
-FORMAT = "hypervision.sample/1"
-CODEC = Blosc(cname="zstd", clevel=3, shuffle=Blosc.BITSHUFFLE)
+FORMAT = "hypervision.sample/2"
 GOOD, SATURATED = 255, 128
 Array = NDArray[Any]
 
@@ -43,22 +40,17 @@ def decode_png(data: bytes) -> Array:
         return np.asarray(image)
 
 
-def encode_bands(stored_XHW: Array) -> tuple[bytes, list[int]]:
-    """One compressed frame per stored plane, and the length of each."""
-    frames = [CODEC.encode(np.ascontiguousarray(plane)) for plane in stored_XHW]
-    return b"".join(frames), [len(frame) for frame in frames]
-
-
-def encode_sample(key: str, planes: Planes, pictures: dict[str, Array], meta: dict[str, Any]) -> dict[str, Any]:
+def encode_sample(
+    key: str, planes: Planes, pictures: dict[str, Array], meta: dict[str, Any], packing: PackingConfig | None = None
+) -> dict[str, Any]:
     """The members of one sample as `webdataset.TarWriter` takes them."""
-    frames, lengths = encode_bands(planes.stored_XHW)
+    frames, told = encode_frames(planes.stored_XHW, packing or PackingConfig())
     head = {
         "format": FORMAT,
         "shape_CHW": list(planes.shape_CHW),
-        "dtype": planes.stored_XHW.dtype.str,
-        "frame_bytes": lengths,
         "scale": planes.scale,
         "offset": planes.offset,
+        **told,
         **meta,
     }
     if planes.basis is not None:
@@ -67,20 +59,3 @@ def encode_sample(key: str, planes: Planes, pictures: dict[str, Array], meta: di
     members |= {f"{name}.png": encode_png(array) for name, array in pictures.items()}
     members["json"] = json.dumps(head, sort_keys=True).encode()
     return members
-
-
-def band_slices(meta: dict[str, Any]) -> list[slice]:
-    """Where the frame of each band (or component) lies inside `cube.bands`."""
-    ends = np.cumsum([0, *meta["frame_bytes"]]).tolist()
-    return [slice(a, b) for a, b in pairwise(ends)]
-
-
-def decode_frames(frames: Sequence[bytes], meta: dict[str, Any]) -> Planes:
-    """The given frames as stored; of a low-rank sample all of them are needed."""
-    _, height, width = meta["shape_CHW"]
-    out = np.empty((len(frames), height, width), meta["dtype"])
-    for index, frame in enumerate(frames):
-        CODEC.decode(frame, out[index])
-    told = meta.get("basis")
-    basis = None if told is None else (np.array(told["mean"], np.float32), np.array(told["coeff"], np.float32))
-    return Planes(out, meta["scale"], meta["offset"], basis)

@@ -1,4 +1,4 @@
-"""WebDataset shards: written whole with fixed times and owners, indexed by member offset, read at random.
+"""WebDataset shards: written whole with fixed times and owners, indexed by member offset, checked.
 
 Equal samples give equal bytes. A tar that was cut reads without an error, so the record's member index, count
 and sha256 are what is trusted, never the fact that it opens.
@@ -6,20 +6,15 @@ and sha256 are what is trusted, never the fact that it opens.
 
 from __future__ import annotations
 
-import json
 import os
 import tarfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from sharding.errors import InputError
-from sharding.records import Record, data_path, find_records, fingerprint, read_record
-from sharding.sample import Array, band_slices, decode_frames, decode_png
+from sharding.records import Record
 
 COPY_BYTES = 16 << 20
 MEMBERS = ("cube.bands", "instances.png", "materials.png", "valid.png", "rgb.png", "json")
@@ -96,101 +91,7 @@ def damaged_samples(path: Path, record: Record) -> list[str]:
     return [key for key, checksum in known.items() if there.get(key) != checksum]
 
 
-@dataclass(frozen=True)
-class SampleRef:
-    """Where one sample lies: its shard file and the offsets of its members."""
-
-    dataset: str
-    key: str
-    shard: Path
-    members: dict[str, list[int]]
-
-    def read(self, name: str) -> bytes:
-        """The bytes of one member."""
-        offset, size = self.members[name]
-        return self.read_at(offset, size)
-
-    def read_at(self, offset: int, size: int) -> bytes:
-        """Bytes of the shard at an offset.
-
-        Raises:
-            InputError: the shard is shorter than its record says, or gone.
-        """
-        try:
-            handle = os.open(self.shard, os.O_RDONLY)
-            try:
-                data = os.pread(handle, size, offset)
-            finally:
-                os.close(handle)
-        except OSError as error:
-            raise InputError(f"{self.shard}: {error.strerror}; run pseudolabel again") from error
-        if len(data) != size:
-            raise InputError(f"{self.shard} is cut short at sample {self.key}; run verify, then pseudolabel again")
-        return data
-
-    def meta(self) -> dict[str, Any]:
-        """The sample's json."""
-        loaded: dict[str, Any] = json.loads(self.read("json"))
-        return loaded
-
-    def picture(self, name: str) -> Array:
-        """A PNG member: instances, materials, valid or rgb."""
-        return decode_png(self.read(f"{name}.png"))
-
-    def bands(self, meta: dict[str, Any], chosen: Sequence[int] | Array | None = None) -> Array:
-        """Physical values [K, H, W] of the chosen bands; the others are neither read nor decoded."""
-        slices = band_slices(meta)
-        if "basis" in meta:  # any band needs every component
-            return decode_frames(self._frames(slices, slices), meta).physical(slice(None) if chosen is None else chosen)
-        wanted = slices if chosen is None else [slices[int(band)] for band in chosen]
-        return decode_frames(self._frames(slices, wanted), meta).physical()
-
-    def _frames(self, slices: list[slice], wanted: list[slice]) -> list[bytes]:
-        """Some frames of the cube; more than half of them are cut from one read."""
-        start, size = self.members["cube.bands"]
-        if len(wanted) > len(slices) // 2:
-            whole = self.read_at(start, size)
-            return [whole[part] for part in wanted]
-        return [self.read_at(start + part.start, part.stop - part.start) for part in wanted]
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """All samples of some datasets in canonical order, with a fingerprint of their content."""
-
-    samples: tuple[SampleRef, ...]
-    fingerprint: str
-    counts: dict[str, int]
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __iter__(self) -> Iterator[SampleRef]:
-        return iter(self.samples)
-
-
-def open_manifest(shards: Path, datasets: Sequence[str] | None = None) -> Manifest:
-    """Every sample below a shards folder, from the records alone.
-
-    Raises:
-        InputError: there are none, or a dataset that was asked for has none.
-    """
-    samples: list[SampleRef] = []
-    hashes = []
-    names = sorted(path.name for path in shards.iterdir() if path.is_dir()) if shards.is_dir() else []
-    for dataset in datasets if datasets is not None else names:
-        before = len(samples)
-        for path in find_records(shards / dataset):
-            record = read_record(path)
-            data = data_path(path, record)
-            if data is None:
-                continue
-            hashes.append(record.sha256)
-            index = record.extra["index"]
-            samples += [SampleRef(dataset, key, data, members) for key, members in index.items()]
-        if len(samples) == before:
-            raise InputError(f"{shards / dataset} holds no finished shard; run pseudolabel for {dataset} first")
-    if not samples:
-        raise InputError(f"{shards} holds no finished shard; run pseudolabel first")
-    counts = {name: int(np.sum([ref.dataset == name for ref in samples])) for name in {ref.dataset for ref in samples}}
-    return Manifest(tuple(samples), fingerprint(hashes), dict(sorted(counts.items())))
+def described(path: Path) -> dict[str, Any]:
+    """What the record of a shard must hold so that its samples can be read at random and checked."""
+    index = index_shard(path)
+    return {"index": index, "crc32": checksums(path, index)}

@@ -9,10 +9,11 @@ from distill.losses import Distiller
 from distill.teacher import Teacher
 from distill.views import TeacherConfig, View, apply_view
 from sharding.errors import ConfigError
+from sharding.manifest import open_manifest
 from sharding.planes import Planes
 from sharding.records import Body, Unit, commit, find_records, read_record
 from sharding.sample import encode_sample
-from sharding.shards import index_shard, open_manifest, write_shard
+from sharding.shards import index_shard, write_shard
 
 CONFIG = TeacherConfig("test_vit", allow_random=True, image_size=64)
 
@@ -80,7 +81,7 @@ def test_features_of_a_shard_that_was_made_anew_are_dropped(teacher, manifest, t
     features_for(teacher, cache, list(manifest), [[View.IDENTITY]] * 3)
     cache.pack()
     assert FeatureCache(tmp_path / "teacher", teacher.fingerprint, list(manifest)).drop_stale() == 0
-    shard = manifest.samples[0].shard.with_suffix(".json")
+    shard = manifest[0].shard.with_suffix(".json")
     shard.write_text(shard.read_text().replace(read_record(shard).sha256, "0" * 64))
     again = FeatureCache(tmp_path / "teacher", teacher.fingerprint, list(manifest))
     assert again.drop_stale() == 1 and len(again.missing(manifest)) == 3

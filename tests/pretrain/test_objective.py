@@ -5,13 +5,15 @@ import pytest
 import torch
 
 from pretrain.config import ObjectiveConfig, PretrainConfig, SampleConfig
-from pretrain.data import choose_bands, hidden_spectra, make_batch, token_coverage, visible_bands
+from pretrain.data import TrainingViews, hidden_spectra, token_coverage, visible_bands
 from pretrain.objective import SpectrumHead, mask_loss, material_contrast, pool_masks, spectra_loss
 from pretrain.probe import Patches, fit_linear, in_scene
+from sharding.batches import choose_bands
 from sharding.errors import ConfigError
+from sharding.manifest import LazyFrames, SampleRef
 from sharding.planes import Planes
 from sharding.sample import encode_sample
-from sharding.shards import SampleRef, index_shard, write_shard
+from sharding.shards import index_shard, write_shard
 
 
 def test_contrast_is_lower_when_materials_group():
@@ -78,6 +80,15 @@ def test_one_read_out_serves_every_camera():
     assert (head(token, wide)[:, 0] - head(token, wide)[:, 2]).abs().max() > 1e-3
 
 
+def batch_of(ref, config, public=False):
+    views = TrainingViews(config, 8, public)
+    plan = views.plan(ref, ref.small_members(views.members), 0, 0)
+    # What a slot held before must not shine through.
+    arrays = {name: np.full(shape, 7, dtype) for name, (shape, dtype) in views.layout([plan]).items()}
+    told = [views.fill(plan, LazyFrames(ref, plan.frames, plan.needed), 0, arrays)]
+    return views.batch({name: torch.from_numpy(array) for name, array in arrays.items()}, told, [0])
+
+
 def test_a_batch_hides_bands_that_the_view_does_not_hold(tmp_path):
     wl = [450.0 + 10 * band for band in range(12)]
     stored = (np.arange(12)[:, None, None] + 1 + np.zeros((12, 16, 16))).astype(np.uint16)
@@ -90,7 +101,7 @@ def test_a_batch_hides_bands_that_the_view_does_not_hold(tmp_path):
     write_shard(tmp_path / "s.tar", [sample])
     ref = SampleRef("d", "a", tmp_path / "s.tar", index_shard(tmp_path / "s.tar")["a"])
     config = SampleConfig(bands_min=4, bands_max=7, hidden=3, max_masks=2, prompts=1)
-    batch = make_batch([ref], 0, 0, config, 8)
+    batch = batch_of(ref, config)
     assert batch.hidden.shape == (2, 3, 2, 2)
     for view in range(2):
         seen = batch.wavelength_nm[view]
@@ -99,9 +110,9 @@ def test_a_batch_hides_bands_that_the_view_does_not_hold(tmp_path):
         level = np.mean([(nm - 440) / 10 for nm in seen])
         want = [min((nm - 440) / 10 / level - 1, 4.0) for nm in told]
         np.testing.assert_allclose(batch.hidden[view, :, 0, 0], want, rtol=1e-5)
-    divided = make_batch([ref], 0, 0, config, 8, public=True)
+    divided = batch_of(ref, config, public=True)
     torch.testing.assert_close(divided.cube * 12, batch.cube)
-    everything = make_batch([ref], 0, 0, SampleConfig(bands_min=12, bands_max=12, hidden=3), 8)
+    everything = batch_of(ref, SampleConfig(bands_min=12, bands_max=12, hidden=3))
     assert everything.hidden.isnan().all()
 
 

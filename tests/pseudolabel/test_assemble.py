@@ -12,9 +12,10 @@ from pseudolabel.worker import LabelWorker
 from sharding.catalog import Row
 from sharding.companions import Found
 from sharding.cube_writer import write_companions, write_cube
+from sharding.manifest import SampleRef
 from sharding.readers import RawCube
 from sharding.sample import GOOD, SATURATED
-from sharding.shards import SampleRef, index_shard
+from sharding.shards import index_shard
 from sharding.store import open_cube
 
 WL = tuple(float(nm) for nm in range(450, 700, 10))

@@ -8,7 +8,7 @@ import yaml
 from PIL import Image
 from scipy.io import loadmat
 
-from sharding.shards import open_manifest
+from sharding.manifest import open_manifest
 from sharding.store import open_cube
 
 IN_FILE = {"variable": ["wavelengths", "wavlength"]}
