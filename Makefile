@@ -35,6 +35,7 @@ $(VENV)/.ready: requirements.lock pyproject.toml | $(UV)
 
 lock: $(UV) ## resolve the dependencies anew into requirements.lock
 	$(UV) pip compile pyproject.toml --extra dev --universal --python-version 3.11 --no-emit-index-url --generate-hashes --quiet -o requirements.lock
+	$(UV) pip compile pyproject.toml --extra bench --universal --python-version 3.11 --no-emit-index-url --generate-hashes --quiet -o requirements-bench.lock
 
 demo: setup ## a small multi-sensor corpus, all stages, a table and report.png (about 5 minutes)
 	@$(BIN)/hypervision run demo workdir=$(WORK)/demo $(ARGS)
@@ -44,6 +45,18 @@ $(VERBS): setup
 
 docs: setup ## write docs/datasets.md anew from the catalog
 	@$(BIN)/hypervision datasets --markdown > docs/datasets.md
+
+BENCH := .venv-bench
+setup-bench: $(BENCH)/.ready ## an environment of its own with the libraries that the loader is compared with
+
+$(BENCH)/.ready: requirements-bench.lock pyproject.toml | $(UV)
+	@test -d $(BENCH) || $(UV) venv --quiet --python $(PYTHON) $(BENCH)
+	@$(UV) pip sync --python $(BENCH)/bin/python --require-hashes --compile-bytecode --build-constraints requirements-bench.lock requirements-bench.lock
+	@$(UV) pip install --quiet --python $(BENCH)/bin/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+bench-loader: setup-bench ## samples/s of the loader, its bounds and its peers, on one core (ARGS='--bands 31 --wanted 0')
+	@$(BENCH)/bin/hypervision bench loader --folder $(WORK)/bench $(ARGS)
 
 lint: setup ## style, types, import contracts
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -60,6 +73,6 @@ test-gpu: setup ## the checks that need a GPU; they skip with a reason where the
 	@$(BIN)/python -m pytest -m gpu tests
 
 clean: ## remove the environment and the demo's work folder
-	rm -rf $(VENV) .uv $(WORK)
+	rm -rf $(VENV) $(BENCH) .uv $(WORK)
 
-.PHONY: help setup lock demo docs $(VERBS) lint test test-slow test-gpu clean
+.PHONY: help setup setup-bench bench-loader lock demo docs $(VERBS) lint test test-slow test-gpu clean

@@ -16,6 +16,7 @@ from sharding.stage import StageResult
 
 # In a log there is no terminal width: 120 columns unless COLUMNS says otherwise.
 console = Console(soft_wrap=True, width=None if sys.stdout.isatty() else int(os.environ.get("COLUMNS", "120")))
+notes = Console(stderr=True, soft_wrap=True)
 LINE_SECONDS = 10.0
 
 

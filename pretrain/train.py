@@ -92,8 +92,9 @@ class Trainer:
         )
         student = build_student(spec)
         views = TrainingViews(config.sample, student.size.patch_size, student.size.input_mode == "public")
+        self.waited = 0.0
         self.passes = config.global_batch // world() // config.micro_batch
-        self.loader = Loader(self.stream, views, config.loader, held=2 * self.passes)
+        self.loader = Loader(self.stream, views, config.loader, held=2)  # one is trained on, one is being read
         self.teacher, self.cache = self._teacher()
         width = 0 if self.teacher is None else int(self._features(self.manifest[:1]).shape[1])
         model = PretrainModel(student, width, self.config.objective)
@@ -121,19 +122,29 @@ class Trainer:
         assert self.teacher is not None
         return features_for(self.teacher, self.cache, refs, [[View.IDENTITY]] * len(refs))
 
-    def batches(self, source: Iterator[Batch]) -> list[tuple[Batch, torch.Tensor | None]]:
-        """The next micro-batches of this rank, one step of them, with their teacher features."""
-        out = []
-        for batch in islice(source, self.passes):
-            features = None
-            if self.teacher is not None:
-                refs = [self.manifest.ref(index) for index in batch.indices]
-                views = [batch.views[i : i + VIEWS_PER_IMAGE] for i in range(0, len(batch.views), VIEWS_PER_IMAGE)]
-                features = features_for(self.teacher, self.cache, refs, views)
-            out.append((batch, features))
-        return out
+    def _next(self, source: Iterator[Batch]) -> tuple[Batch, torch.Tensor | None]:
+        """The next micro-batch of this rank with its teacher features."""
+        batch = next(source)
+        if self.teacher is None:
+            return batch, None
+        refs = [self.manifest.ref(index) for index in batch.indices]
+        views = [batch.views[i : i + VIEWS_PER_IMAGE] for i in range(0, len(batch.views), VIEWS_PER_IMAGE)]
+        return batch, features_for(self.teacher, self.cache, refs, views)
 
-    def step(self, step: int, batches: list[tuple[Batch, torch.Tensor | None]]) -> dict[str, float]:
+    def batches(self, count: int) -> Iterator[tuple[Batch, torch.Tensor | None]]:
+        """So many micro-batches, the next one made while one is trained on; `waited` adds up the time without."""
+        source = iter(self.loader)
+        with ThreadPoolExecutor(1) as ahead:
+            upcoming: Future[Any] | None = None
+            for left in reversed(range(count)):
+                began = time.perf_counter()
+                # The first here and not in the thread: the loader's workers end with the thread that began them.
+                ready = upcoming.result() if upcoming else self._next(source)
+                self.waited += time.perf_counter() - began
+                upcoming = ahead.submit(self._next, source) if left else None
+                yield ready
+
+    def step(self, step: int, batches: Iterator[tuple[Batch, torch.Tensor | None]]) -> dict[str, float]:
         """One optimiser step; returns the mean of each term over all ranks.
 
         Raises:
@@ -143,15 +154,15 @@ class Trainer:
         for group in self.engine.optimizer.param_groups:
             group["lr"] = self.config.learning_rate(step)
         sums: dict[str, float] = {}
-        for batch, features in batches:
+        for batch, features in islice(batches, self.passes):
             moved = batch.to(device())
             terms = self.engine(moved, None if features is None else features.to(device()), use_boxes)
             self.engine.backward(terms["loss"])
             for name, value in terms.items():
-                sums[name] = sums.get(name, 0.0) + float(value.detach()) / len(batches)
+                sums[name] = sums.get(name, 0.0) + float(value.detach()) / self.passes
             means = mean_over_ranks(sums) if self.engine.is_gradient_accumulation_boundary() else sums
             if means["loss"] != means["loss"] or abs(means["loss"]) == float("inf"):
-                keys = ", ".join(sorted({key for one, _ in batches for key in one.keys})[:4])
+                keys = ", ".join(sorted(set(batch.keys))[:4])
                 raise HyperVisionError(f"the loss of step {step} is not finite; rank {rank()} had samples {keys}, ...")
             self.engine.step()
         return means
@@ -161,24 +172,18 @@ class Trainer:
         start = restore(self.engine, self.checkpoints, self.config.zero_stage)
         log = MetricsLog(self.run / "metrics.jsonl", start) if rank() == 0 else None
         self.loader.load_state_dict(self.stream.state(start * self.config.global_batch))
-        source = iter(self.loader)
-        with ThreadPoolExecutor(1) as ahead:
-            upcoming: Future[Any] | None = None
-            for step in range(start, self.config.steps):
-                began = time.perf_counter()
-                batches = upcoming.result() if upcoming else self.batches(source)
-                waited = time.perf_counter() - began
-                last = step + 1 == self.config.steps
-                upcoming = None if last else ahead.submit(self.batches, source)
-                terms = self.step(step, batches)
-                self._tell_skipped()
-                if log is not None:
-                    seen = self.stream.seen((step + 1) * self.config.global_batch)
-                    log.write(step, self.config, terms, self.engine, time.perf_counter() - began, waited, seen)
-                if last or (step + 1) % self.config.save_every == 0:
-                    # The cache first: after the last checkpoint nothing would come back to pack it.
-                    self._pack()
-                    save(self.engine, self.checkpoints, step + 1, self.config.keep)
+        batches = self.batches((self.config.steps - start) * self.passes)
+        for step in range(start, self.config.steps):
+            began, self.waited = time.perf_counter(), 0.0
+            terms = self.step(step, batches)
+            self._tell_skipped()
+            if log is not None:
+                seen = self.stream.seen((step + 1) * self.config.global_batch)
+                log.write(step, self.config, terms, self.engine, time.perf_counter() - began, self.waited, seen)
+            if step + 1 == self.config.steps or (step + 1) % self.config.save_every == 0:
+                # The cache first: after the last checkpoint nothing would come back to pack it.
+                self._pack()
+                save(self.engine, self.checkpoints, step + 1, self.config.keep)
         barrier()
 
     def _tell_skipped(self) -> None:

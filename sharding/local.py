@@ -69,8 +69,8 @@ class Known:
 class _Handle:
     """An open file that closes when the last who reads from it lets go."""
 
-    def __init__(self, path: Path) -> None:
-        self.number = os.open(path, os.O_RDONLY)
+    def __init__(self, path: Path, near: bool = False) -> None:
+        self.number, self.near = os.open(path, os.O_RDONLY), near
 
     def __del__(self) -> None:
         if hasattr(self, "number"):
@@ -90,13 +90,16 @@ class Files:
             held = self._open.get(path)
             if held is not None:
                 self._open.move_to_end(path)
-                return held
-        near = self.cache.find(path) if self.cache is not None else None
+        if held is not None and (held.near or self.cache is None or not self.cache.wants(path)):
+            return held
+        place = self.cache.find(path) if self.cache is not None else None
+        if held is not None and place is None:
+            return held
         try:
-            made = _Handle(near or path)
+            made = _Handle(place or path, near=place is not None)
         except FileNotFoundError:  # left the cache since
             made = _Handle(path)
-        if self.limit and (self.cache is None or near is not None or not self.cache.wants(path)):
+        if self.limit:
             with self._lock:
                 self._open[path] = made
                 while len(self._open) > self.limit:
@@ -157,6 +160,7 @@ class NodeCache:
         self.folder, self.limit, self.known = folder, limit_bytes, known
         self.why_off: str | None = None
         self._given_up: set[Path] = set()
+        self._copying = threading.Lock()  # of this process; a file lock is that of the node
         sweep(folder)
 
     def _place(self, shard: Path) -> Path:
@@ -177,8 +181,15 @@ class NodeCache:
             os.utime(place)
             return place
         except OSError:
-            threading.Thread(target=self.fetch, args=(shard,), daemon=True).start()
+            if self._copying.acquire(blocking=False):
+                threading.Thread(target=self._fetch_behind, args=(shard,), daemon=True).start()
             return None
+
+    def _fetch_behind(self, shard: Path) -> None:
+        try:
+            self.fetch(shard)
+        finally:
+            self._copying.release()
 
     def fetch(self, shard: Path) -> bool:
         """Copy one shard; False if another process copies at the moment, or it cannot be had."""

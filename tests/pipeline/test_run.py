@@ -128,8 +128,38 @@ def test_a_changed_setting_refuses_and_names_itself(cli, tiny, undisturbed):
     work, _ = undisturbed
     code, _, err = cli("pseudolabel", tiny, f"workdir={work}", "pseudolabel.fusion.stop_cost=0.4")
     assert code == 2 and "fusion.stop_cost: 0.5 -> 0.4" in err and "--overwrite" in err
-    code, _, err = cli("pretrain", tiny, f"workdir={work}", "pretrain.lr=0.1")
+    code, _, err = cli("pretrain", tiny, f"workdir={work}", "pretrain.lr=0.1", "pretrain.mixing.temperature=2")
     assert code == 2 and "pretrain.lr" in err and "pretrain.run=" in err
+    assert "pretrain.mixing.temperature: 1.0 -> 2.0" in err
+
+
+def test_a_replaced_shard_refuses_and_is_named(cli, tiny, undisturbed, tmp_path):
+    work = tmp_path / "w"
+    subprocess.run(["cp", "-r", str(undisturbed[0]), str(work)], check=True)
+    record = work / "shards" / "cave" / "cave-00000.json"
+    digest = read_record(record).sha256
+    record.write_text(record.read_text().replace(digest, digest[::-1]))
+    code, _, err = cli("pretrain", tiny, f"workdir={work}")
+    assert code == 2 and "cave: shard cave-00000 was replaced; add --overwrite" in err
+
+
+def test_a_damaged_sample_stops_training_by_name_or_is_skipped_and_counted(cli, tiny, undisturbed, tmp_path):
+    work = tmp_path / "w"
+    subprocess.run(["cp", "-r", str(undisturbed[0]), str(work)], check=True)
+    index = read_record(work / "shards" / "cave" / "cave-00000.json").extra["index"]
+    key, members = next(iter(index.items()))
+    with (work / "shards" / "cave" / "cave-00000.tar").open("r+b") as file:
+        file.seek(members["json"][0])
+        file.write(b"?")
+    words = ("pretrain", tiny, f"workdir={work}", "pretrain.run=other", "pretrain.loader.workers=1")
+    code, _, err = cli(*words)
+    assert code == 2 and f"sample {key}" in err and "run verify --discard, then pseudolabel again" in err
+    code, out, err = cli(*words, "pretrain.loader.corrupt=skip")
+    assert code == 0 and "damaged samples were skipped" in out, out + err
+    rows = [json.loads(line) for path in (work / "runs/other").glob("skipped-*") for line in path.open()]
+    assert {row["key"] for row in rows} == {key} and len({row["position"] for row in rows}) == len(rows) > 2
+    last = json.loads((work / "runs/other/metrics.jsonl").read_text().splitlines()[-1])
+    assert last["samples"] == {"cave": 16, "hotvis": 16}
 
 
 def kill_at_random(launch, work: Path, words: tuple, ready, seed: int) -> None:

@@ -12,6 +12,7 @@ from pseudolabel.worker import LabelWorker
 from sharding.catalog import Row
 from sharding.companions import Found
 from sharding.cube_writer import write_companions, write_cube
+from sharding.frames import PackingConfig
 from sharding.manifest import SampleRef
 from sharding.readers import RawCube
 from sharding.sample import GOOD, SATURATED
@@ -73,6 +74,19 @@ def test_tiles_are_padded_and_materials_and_masks_span_the_scene(cube, tmp_path)
                 names.setdefault(kind, set()).add(meta["masks"][mask - 1]["scene_id"])
     assert kinds[0] != kinds[1] and all(len(found) == 1 for found in kinds.values())
     assert all(len(found) == 1 for found in names.values()), "a mask cut by windows and tiles is one mask"
+
+
+def test_groups_and_rounding_change_bytes_but_no_value_by_more_than_declared(cube, tmp_path):
+    _, plain = label(classical(tile=70), cube[0], tmp_path / "a.tar")
+    config = classical(tile=70, packing=PackingConfig(group=4, rounding=1.0))
+    _, packed = label(config, cube[0], tmp_path / "b.tar")
+    page = (Path(__file__).parents[2] / "docs" / "format.md").read_text()
+    meta, other = plain[0].meta(), packed[0].meta()
+    for name in set(other) - set(meta):
+        assert f"`{name}`" in page, name
+    wrong = np.abs(packed[0].bands(other) - plain[0].bands(meta)).max((1, 2)) / meta["scale"]
+    assert np.all(wrong <= np.array(other["rounding_error"]) + 1e-3) and other["group"] == 4
+    assert sum(other["frame_bytes"]) < sum(meta["frame_bytes"])
 
 
 def test_every_field_of_a_sample_is_on_the_format_page(cube, tmp_path):

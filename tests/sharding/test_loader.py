@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import socket
 import time
@@ -10,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -338,15 +340,43 @@ def test_a_cache_that_cannot_be_written_does_no_harm(own, tmp_path):
     assert cache.find(manifest.shards[0].path) is None
 
 
+def test_the_code_of_the_readme_loads_batches(shards):
+    page = (Path(__file__).parents[2] / "README.md").read_text()
+    (code,) = re.findall(r"```py\n(.*?)```", page, re.S)
+    code = code.replace("/scratch/hv/shards", str(shards)).replace("global_batch=64", "global_batch=4")
+    assert "for batch in loader: ..." in code
+    scope = {}
+    exec(code.replace("for batch in loader: ...", "batch = next(iter(loader))"), scope)
+    assert scope["batch"].cube.shape == (4, 9, 16, 16) and scope["state"]["consumed"] == 4
+
+
 def rss():
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def family():
+    """Resident bytes of this process and its workers."""
+    pids = [os.getpid(), *(child.pid for child in psutil.Process().children(recursive=True))]
+    return sum(psutil.Process(pid).memory_info().rss for pid in pids)
+
+
+@pytest.mark.slow
+def test_memory_stays_flat_for_an_hour_of_ten_batches_a_second(shards):
+    made = iter(loader(shards, batch=8, workers=2, bands=3))
+    sizes = []
+    for number in range(36_000):
+        next(made)
+        if number in (3_600, 35_999):
+            sizes.append(family())
+    print(f"at 10 % {sizes[0] / 1e6:.1f} MB, at 100 % {sizes[1] / 1e6:.1f} MB")
+    assert sizes[1] - sizes[0] < 4 << 20
 
 
 def test_memory_is_flat(shards):
     made = iter(loader(shards, batch=8, workers=0, bands=3))
     for _ in islice(made, 200):
         pass
-    before, files = rss(), len(os.listdir("/proc/self/fd"))
+    before, files = rss(), len(list(Path("/proc/self/fd").iterdir()))
     for _ in islice(made, 1800):
         pass
-    assert rss() - before < 8 << 20 and len(os.listdir("/proc/self/fd")) == files
+    assert rss() - before < 8 << 20 and len(list(Path("/proc/self/fd").iterdir())) == files

@@ -13,6 +13,7 @@ from sharding.generator.tiles import tile_sample, write_tiles
 from sharding.local import Files, on_network
 from sharding.manifest import LazyFrames, open_manifest
 from sharding.sample import FORMAT
+from sharding.verify import verify
 
 SHARDS = 10_000
 
@@ -49,6 +50,20 @@ def test_what_is_missing_or_no_record_is_told(shards):
     path.write_text(path.read_text().replace('"index"', '"indeks"'))
     with pytest.raises(InputError, match=r"b-00000\.json is not the record of a shard .*delete it, run pseudolabel"):
         open_manifest(shards)
+
+
+def test_verify_finds_swapped_shards_and_says_what_is_gone(shards):
+    a, b = shards / "b" / "b-00000.tar", shards / "b" / "b-00001.tar"
+    aside = a.rename(a.with_suffix(".aside"))
+    b.rename(a)
+    aside.rename(b)
+    assert verify(shards).units == 3
+    told = {Path(row.item).stem: row.reason for row in verify(shards).bad}
+    assert set(told) == {"b-00000", "b-00001"}
+    assert "2 of 2 samples gone: b-00000-000, b-00000-001" in told["b-00000"]
+    assert "3 of 3 samples gone: b-00001-000" in told["b-00001"]
+    with pytest.raises(InputError, match="b-00000"):
+        [ref.bands(ref.meta()) for ref in open_manifest(shards, ["b"])]
 
 
 def test_a_sample_of_another_version_is_refused(tmp_path, monkeypatch):
@@ -98,24 +113,28 @@ def many(folder: Path, shards: int, samples: int) -> None:
         (folder / "a" / f"{name}.json").write_text(text.replace("a-00000", name).replace(sha, f"{number:064x}"))
 
 
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
 def test_ten_thousand_shards_are_opened_without_opening_one_and_few_stay_open(tmp_path):
     many(tmp_path, SHARDS, 7)
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_files()
     began = time.perf_counter()
     manifest = open_manifest(tmp_path)
     print(f"{SHARDS} shards opened in {time.perf_counter() - began:.2f} s")
-    assert len(manifest) == 7 * SHARDS and len(os.listdir("/proc/self/fd")) == before
+    assert len(manifest) == 7 * SHARDS and open_files() == before
     files = Files(16)
     for index in range(0, len(manifest), 701):
         manifest.ref(index, files).meta()
         assert files.open_count <= 16
-    assert len(os.listdir("/proc/self/fd")) - before == 16
+    assert open_files() - before == 16
     files.close()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_files() == before
 
 
 def test_the_kind_of_file_system_is_told_from_the_mounts(tmp_path, monkeypatch):
     assert not on_network(tmp_path)
     rows = f"/dev/sda1 / ext4 rw 0 0\nserver:/x {tmp_path}/far nfs4 rw 0 0\n"
-    monkeypatch.setattr(Path, "read_text", lambda self: rows)
+    monkeypatch.setattr(Path, "read_text", lambda _: rows)
     assert on_network(tmp_path / "far" / "shards") and not on_network(tmp_path / "near")
