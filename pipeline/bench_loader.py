@@ -78,7 +78,18 @@ class Contestant:
     name: str
     begin: Pass
     bytes: int
+    peer: bool = False
     rates: list[float] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+    def try_run(self) -> None:
+        """One timed pass; a peer that fails is reported and does not end the others'."""
+        try:
+            self.run()
+        except Exception as error:
+            if not self.peer:
+                raise
+            self.failures.append(f"{type(error).__name__}: {error}")
 
     def run(self) -> None:
         """One timed pass over some batches, for some seconds at least."""
@@ -95,8 +106,9 @@ class Contestant:
         """What is printed and written."""
         return {
             "name": self.name,
-            "samples_per_second": round(statistics.median(self.rates), 3),
+            "samples_per_second": round(statistics.median(self.rates), 3) if self.rates else None,
             "runs": [round(rate, 3) for rate in self.rates],
+            "failures": self.failures,
             "bytes": self.bytes,
         }
 
@@ -181,7 +193,7 @@ def contestants(manifest: Manifest, config: BenchConfig) -> list[Contestant]:
         bands = wanted_bands(manifest[0].meta()["shape_CHW"][0], config.wanted)
         folder = config.folder / manifest.fingerprint
         for name, begin, held in peers(manifest[: config.samples], folder, bands, config.batch, config.workers):
-            found.append(Contestant(name, begin, held))
+            found.append(Contestant(name, begin, held, peer=True))
     return found
 
 
@@ -199,11 +211,11 @@ def bench_loader(config: BenchConfig) -> dict[str, Any]:
     manifest = prepare(config)
     field_ = contestants(manifest, config)
     for one in field_:  # a pass that does not count: page cache, workers, first epochs
-        one.run()
+        one.try_run()
         one.rates.clear()
     for number in range(config.repeats):
         for one in field_:
-            one.run()
+            one.try_run()
         notes.print(f"round {number + 1} of {config.repeats}", style="dim")
     meta = manifest[0].meta()
     return {
@@ -229,6 +241,9 @@ def show(result: dict[str, Any]) -> None:
     lines = []
     for row in result["rows"]:
         rate, runs = row["samples_per_second"], row["runs"]
+        if rate is None:
+            lines.append([row["name"], "failed", row["failures"][-1][:60], "", "", ""])
+            continue
         spread, held = f"{min(runs):.2f}-{max(runs):.2f}", format_bytes(row["bytes"] / result["samples"])
         lines.append([row["name"], f"{rate:.2f}", spread, f"{rate / bound:.0%}", f"{best / rate:.1f}x", held])
     shape = " x ".join(str(side) for side in result["shape_CHW"])

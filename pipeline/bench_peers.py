@@ -48,16 +48,31 @@ def _size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def _endless(loader: Any) -> Callable[[], Iterator[int]]:
-    """Batches of a torch loader, epoch after epoch; its workers stay."""
+class _Endless:
+    """Sizes of the batches of a torch loader, epoch after epoch; its workers stay. After a failure it begins anew."""
 
-    def counts() -> Iterator[int]:
-        while True:
-            for batch in loader:
-                yield len(batch["cube"])
+    def __init__(self, loader: Any) -> None:
+        self.loader = loader
+        self.source: Iterator[Any] | None = None
 
-    running = counts()
-    return lambda: running
+    def __call__(self) -> Iterator[int]:
+        return self
+
+    def __iter__(self) -> Iterator[int]:
+        return self
+
+    def __next__(self) -> int:
+        try:
+            if self.source is None:  # not by its truth: an endless sampler has no length
+                self.source = iter(self.loader)
+            batch = next(self.source, None)
+            if batch is None:
+                self.source = iter(self.loader)
+                batch = next(self.source)
+            return len(batch["cube"])
+        except Exception:
+            self.source = None
+            raise
 
 
 def _npy(cube: Array) -> bytes:
@@ -113,7 +128,7 @@ def _webdataset(refs: Sequence[SampleRef], folder: Path, bands: Array, batch: in
         for count in dict.fromkeys((0, workers)):
             data = webdataset.WebDataset(str(place / "0.tar"), shardshuffle=False, empty_check=False).map(take)
             loader = DataLoader(data, batch_size=batch, num_workers=count, persistent_workers=count > 0)
-            yield f"webdataset .{kind}, {count} workers", _endless(loader), _size(place)
+            yield f"webdataset .{kind}, {count} workers", _Endless(loader), _size(place)
 
 
 def _streaming(refs: Sequence[SampleRef], folder: Path, bands: Array, batch: int, workers: int) -> Iterator[Peer]:
@@ -145,7 +160,7 @@ def _streaming(refs: Sequence[SampleRef], folder: Path, bands: Array, batch: int
             clean_stale_shared_memory()
             data = kind(local=str(place / "mds"), shuffle=False, batch_size=batch)
             loader = DataLoader(data, batch_size=batch, num_workers=count, persistent_workers=count > 0)
-            yield f"streaming{name}, {count} workers", _endless(loader), _size(place)
+            yield f"streaming{name}, {count} workers", _Endless(loader), _size(place)
 
 
 def _litdata(refs: Sequence[SampleRef], folder: Path, bands: Array, batch: int, workers: int) -> Iterator[Peer]:
@@ -173,7 +188,7 @@ def _litdata(refs: Sequence[SampleRef], folder: Path, bands: Array, batch: int, 
                 loader = StreamingDataLoader(
                     kind(str(place / "lit")), batch_size=batch, num_workers=count, persistent_workers=count > 0
                 )
-                yield f"litdata {held}{name}, {count} workers", _endless(loader), _size(place)
+                yield f"litdata {held}{name}, {count} workers", _Endless(loader), _size(place)
 
 
 def peers(refs: Sequence[SampleRef], folder: Path, bands: Array, batch: int, workers: int) -> Iterator[Peer]:

@@ -55,11 +55,12 @@ class Checkpoints:
             record = read_record(path)
             why = check_unchanged(self.unit(step), record)
             if why:
-                return self._what_changed(data_path(path, record)) or why
+                same_settings = record.config == self.unit(step).config
+                return (self._what_changed(data_path(path, record)) if same_settings else None) or why
         return None
 
     def _what_changed(self, data: Path | None) -> str | None:
-        """Which datasets or shards are not those that a checkpoint was trained on, if that is all."""
+        """Which datasets or shards are not those that a checkpoint was trained on."""
         try:
             state = json.loads((data / STREAM).read_text()) if data is not None else {}
             return "; ".join(changes(state["identity"], self.stream.identity)) or None

@@ -62,8 +62,8 @@ class PretrainConfig:
 
     Fields: run name; optimiser steps; images per step over all ranks and per rank and pass; peak learning rate,
     warm-up share, weight decay, gradient clip; DeepSpeed ZeRO stage 0-2 and precision; a checkpoint every so many
-    steps, of which the newest `keep` stay; ranks (0 = one per GPU, or one) and CPU threads of each; how datasets are
-    mixed, how batches are read.
+    steps, of which the newest `keep` stay; micro-batches without a finite loss that a start may drop; ranks (0 = one
+    per GPU, or one) and CPU threads of each; how datasets are mixed, how batches are read.
     """
 
     run: str = "run"
@@ -78,6 +78,7 @@ class PretrainConfig:
     precision: str = "bf16"
     save_every: int = 500
     keep: int = 2
+    max_dropped: int = 10
     ranks: int = 0
     threads: int = 0
     mixing: MixingConfig = field(default_factory=MixingConfig)
@@ -131,6 +132,6 @@ class RunSpec:
             del fields[name]
         if self.teacher.mode != "none":  # how features are had does not change them
             del fields["teacher"]["mode"]
-        for name in ("run", "ranks", "threads", "save_every", "keep", "loader"):
+        for name in ("run", "ranks", "threads", "save_every", "keep", "max_dropped", "loader"):
             del fields["pretrain"][name]
         return fields

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
 from pretrain.checkpoint import Checkpoints
 from pretrain.config import RunSpec
+from pretrain.logs import DROPPED, SKIPPED, read_all
 from sharding import errors
 from sharding.errors import ChangedError, HyperVisionError, writing
-from sharding.lifeline import die_with_parent
+from sharding.lifeline import STOP_SIGNALS, die_with_parent
 from sharding.manifest import open_manifest
 from sharding.records import delete, read_record, sweep, write_atomic
 from sharding.stage import RunOptions, StageResult
 
 POLL_SECONDS = 0.5
+END_SECONDS = 60
 
 
 def default_ranks() -> int:
@@ -59,7 +64,8 @@ def _last_step(metrics: Path) -> int:
 
 def _raise_rank_error(run: Path, log: Path, code: int) -> None:
     """Raise what a rank left, known errors as their own class."""
-    for path in sorted(run.glob("error-*.json")):
+    # The first that failed: the others lost their peer.
+    for path in sorted(run.glob("error-*.json"), key=lambda path: path.stat().st_mtime_ns):
         row = json.loads(path.read_text())
         if row["kind"]:
             kind = getattr(errors, row["kind"], HyperVisionError)
@@ -70,11 +76,57 @@ def _raise_rank_error(run: Path, log: Path, code: int) -> None:
     raise errors.StageFailed(f"training ended with code {code} ({' '.join(tail)[:300]}); see {log}")
 
 
-def _watch(process: subprocess.Popen[bytes], spec: RunSpec, metrics: Path, options: RunOptions) -> int:
-    """Wait for the run, telling its steps."""
+def _prepare_child() -> None:
+    """The launcher must outlive a signal that every process of a job gets: its ranks end by themselves."""
+    die_with_parent()
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+@contextmanager
+def _forwarding(process: subprocess.Popen[bytes]) -> Iterator[list[signal.Signals]]:
+    """Hand SIGTERM and SIGUSR1 on to the ranks, which agree on a step, save and end; names those that came."""
+    came: list[signal.Signals] = []
+
+    def forward(number: int, _: object) -> None:
+        came.append(signal.Signals(number))
+        _tell_ranks(process, number)
+
+    before = {number: signal.signal(number, forward) for number in STOP_SIGNALS}
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _tell_ranks(process: subprocess.Popen[bytes], number: int) -> None:
+    """Send a signal to the children of the launcher, each of which leads a session of its own."""
+    for path in Path(f"/proc/{process.pid}/task").glob("*/children"):
+        with suppress(OSError):
+            for child in path.read_text().split():
+                os.kill(int(child), number)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a run that is still there: it may save first."""
+    if process.poll() is None:
+        _tell_ranks(process, signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(END_SECONDS)
+        process.kill()  # and with it its ranks
+        process.wait()
+
+
+def _watch(
+    process: subprocess.Popen[bytes], spec: RunSpec, metrics: Path, options: RunOptions, came: list[signal.Signals]
+) -> int:
+    """Wait for the run, telling its steps; a stop is said again until it is heard."""
     shown = -1
     while process.poll() is None:
         time.sleep(POLL_SECONDS)
+        for number in came[:1]:
+            _tell_ranks(process, number)
         step = _last_step(metrics)
         if options.progress and step != shown:
             options.progress("pretrain", step, spec.pretrain.steps, 0)
@@ -112,9 +164,12 @@ def pretrain(spec: RunSpec, options: RunOptions) -> StageResult:
     result = StageResult("pretrain", run, spec.pretrain.steps, spec.pretrain.steps - begun)
     result.bytes = sum(read_record(path).bytes for _, path in checkpoints.records())
     result.seconds = time.perf_counter() - started
-    skipped = sum(len(path.read_text().splitlines()) for path in run.glob("skipped-*.jsonl"))
+    skipped = len(read_all(run, SKIPPED))
     if skipped:
         result.notes.append(f"{skipped} damaged samples were skipped: {run}/skipped-*.jsonl says which and why")
+    dropped = len(read_all(run, DROPPED))
+    if dropped:
+        result.notes.append(f"{dropped} micro-batches had no finite loss: {run}/dropped-*.jsonl says which")
     if spec.teacher.mode != "none" and spec.teacher.is_random and spec.pretrain.objective.distil:
         result.notes.append(f"the teacher {spec.teacher.name} has RANDOM weights (teacher.allow_random)")
     return result
@@ -128,18 +183,29 @@ def _start(spec: RunSpec, run: Path, options: RunOptions) -> None:
     log = run / "train.log"
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={spec.ranks}",
+        "--signals-to-handle", "SIGINT",
         "-m", "pretrain.train", str(path),
     ]  # fmt: skip
     environment = _environment(spec, Path(spec.workdir) / ".cache")
     with writing(log), log.open("ab") as sink:
         process = subprocess.Popen(
-            command, stdout=sink, stderr=subprocess.STDOUT, env=environment, preexec_fn=die_with_parent
+            command,
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            preexec_fn=_prepare_child,
+            start_new_session=True,
         )
-    try:
-        code = _watch(process, spec, run / "metrics.jsonl", options)
-    finally:
-        if process.poll() is None:
-            process.terminate()
-            process.wait(30)
+    with _forwarding(process) as came:
+        try:
+            code = _watch(process, spec, run / "metrics.jsonl", options, came)
+        finally:
+            _end(process)
     if code:
         _raise_rank_error(run, log, code)
+    done = _last_step(run / "metrics.jsonl")
+    if came and done < spec.pretrain.steps:
+        raise errors.Stopped(
+            f"training stopped on {came[0].name} after step {done} of {spec.pretrain.steps}, with a checkpoint in "
+            f"{run}; run the same command again to continue"
+        )

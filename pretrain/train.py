@@ -6,6 +6,7 @@ stream -> loader (read ahead) -> teacher features -> engine -> metrics
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import time
@@ -24,11 +25,12 @@ from hypervision import HyperModel, create_model
 from pretrain.checkpoint import Checkpoints
 from pretrain.config import RunSpec
 from pretrain.data import VIEWS_PER_IMAGE, Batch, TrainingViews
+from pretrain.logs import DROPPED, SKIPPED, MetricsLog, append, read_all, shown
 from pretrain.objective import PretrainModel
 from pretrain.ranks import barrier, device, from_rank0, mean_over_ranks, rank, world
 from pretrain.saving import restore, save
 from sharding.errors import HyperVisionError, InputError
-from sharding.lifeline import die_with_parent
+from sharding.lifeline import StopFlag, die_with_parent
 from sharding.loader import Loader
 from sharding.manifest import Manifest, open_manifest
 from sharding.order import keyed_rng
@@ -37,7 +39,6 @@ from sharding.schema import typed
 from sharding.stream import Stream
 
 FIT_SAMPLES = 32
-SKIPPED = "skipped"
 
 
 def build_student(spec: RunSpec) -> HyperModel:
@@ -82,8 +83,8 @@ def start_ranks(spec: RunSpec) -> None:
 class Trainer:
     """Everything one rank holds while it trains."""
 
-    def __init__(self, spec: RunSpec) -> None:
-        self.spec, self.config = spec, spec.pretrain
+    def __init__(self, spec: RunSpec, stop: StopFlag) -> None:
+        self.spec, self.config, self.stop = spec, spec.pretrain, stop
         self.run = Path(spec.workdir) / "runs" / self.config.run
         self.manifest: Manifest = open_manifest(Path(spec.workdir) / "shards", spec.datasets)
         config = self.config
@@ -92,7 +93,7 @@ class Trainer:
         )
         student = build_student(spec)
         views = TrainingViews(config.sample, student.size.patch_size, student.size.input_mode == "public")
-        self.waited = 0.0
+        self.waited, self.dropped = 0.0, 0
         self.passes = config.global_batch // world() // config.micro_batch
         self.loader = Loader(self.stream, views, config.loader, held=2)  # one is trained on, one is being read
         self.teacher, self.cache = self._teacher()
@@ -145,27 +146,59 @@ class Trainer:
                 yield ready
 
     def step(self, step: int, batches: Iterator[tuple[Batch, torch.Tensor | None]]) -> dict[str, float]:
-        """One optimiser step; returns the mean of each term over all ranks.
+        """One optimiser step; returns the mean of each term over all ranks, the share of ranks told to "stop", and
+        how many micro-batches were "dropped" since their loss is not finite.
 
         Raises:
-            HyperVisionError: the loss is not finite on some rank (every rank raises, none steps).
+            HyperVisionError: the gradient is not finite (every rank raises).
         """
         use_boxes = bool(keyed_rng("boxes", self.spec.seed, step).integers(2))
         for group in self.engine.optimizer.param_groups:
             group["lr"] = self.config.learning_rate(step)
-        sums: dict[str, float] = {}
+        sums: dict[str, float] = {"dropped": 0.0}
         for batch, features in islice(batches, self.passes):
             moved = batch.to(device())
             terms = self.engine(moved, None if features is None else features.to(device()), use_boxes)
-            self.engine.backward(terms["loss"])
-            for name, value in terms.items():
-                sums[name] = sums.get(name, 0.0) + float(value.detach()) / self.passes
-            means = mean_over_ranks(sums) if self.engine.is_gradient_accumulation_boundary() else sums
-            if means["loss"] != means["loss"] or abs(means["loss"]) == float("inf"):
-                keys = ", ".join(sorted(set(batch.keys))[:4])
-                raise HyperVisionError(f"the loss of step {step} is not finite; rank {rank()} had samples {keys}, ...")
+            loss, values = terms["loss"], {name: float(value.detach()) for name, value in terms.items()}
+            if not math.isfinite(values["loss"]):
+                # Zero gradients of every parameter: this rank still takes part in what all ranks add up.
+                free = [p for p in self.engine.module.parameters() if p.requires_grad]
+                loss = torch.stack([0.0 * p.sum() for p in free]).sum()
+                self._tell_dropped(step, batch, values)
+                sums["dropped"] += 1.0
+            else:
+                for name, value in values.items():
+                    sums[name] = sums.get(name, 0.0) + value / self.passes
+            self.engine.backward(loss)
             self.engine.step()
-        return means
+        sums["stop"] = float(self.stop.asked)
+        norm = self.engine.get_global_grad_norm()
+        if norm is not None and not math.isfinite(float(norm)):
+            raise HyperVisionError(
+                f"the gradient of step {step} is not finite (rank {rank()} had {shown(batch.keys)}); the newest "
+                f"checkpoint is from before it: lower pretrain.lr or pretrain.clip, then run again"
+            )
+        return mean_over_ranks({name: sums.get(name, 0.0) for name in (*terms, "dropped", "stop")})
+
+    def _tell_dropped(self, step: int, batch: Batch, values: dict[str, float]) -> None:
+        """Append a micro-batch without a finite loss to this rank's list."""
+        wrong = [name for name, value in values.items() if not math.isfinite(value)]
+        row = {"step": step, "keys": sorted(set(batch.keys)), "terms": wrong}
+        append(self.run / f"{DROPPED}-{rank()}.jsonl", [row])
+
+    def _check_dropped(self, step: int, dropped: float) -> None:
+        """Count over all ranks what had no finite loss.
+
+        Raises:
+            HyperVisionError: more than `max_dropped` since the start (every rank raises).
+        """
+        self.dropped += round(dropped * world())
+        if self.dropped > self.config.max_dropped:
+            keys = [key for row in read_all(self.run, DROPPED) for key in row["keys"]]
+            raise HyperVisionError(
+                f"the loss was not finite in {self.dropped} micro-batches up to step {step}, pretrain.max_dropped is "
+                f"{self.config.max_dropped}; they held {shown(keys)}: {self.run}/{DROPPED}-*.jsonl lists them"
+            )
 
     def train(self) -> None:
         """Run to the last step from wherever the newest valid checkpoint stands."""
@@ -176,22 +209,23 @@ class Trainer:
         for step in range(start, self.config.steps):
             began, self.waited = time.perf_counter(), 0.0
             terms = self.step(step, batches)
+            stopping = terms.pop("stop") > 0  # one rank that was told is enough, and all agree
+            self._check_dropped(step, terms["dropped"])
             self._tell_skipped()
             if log is not None:
                 seen = self.stream.seen((step + 1) * self.config.global_batch)
                 log.write(step, self.config, terms, self.engine, time.perf_counter() - began, self.waited, seen)
-            if step + 1 == self.config.steps or (step + 1) % self.config.save_every == 0:
+            if stopping or step + 1 == self.config.steps or (step + 1) % self.config.save_every == 0:
                 # The cache first: after the last checkpoint nothing would come back to pack it.
                 self._pack()
                 save(self.engine, self.checkpoints, step + 1, self.config.keep)
+            if stopping:
+                break
         barrier()
 
     def _tell_skipped(self) -> None:
         """Append what this rank could not read to its list."""
-        rows = self.loader.take_skipped()
-        if rows:
-            with (self.run / f"{SKIPPED}-{rank()}.jsonl").open("a") as file:
-                file.writelines(json.dumps(vars(row)) + "\n" for row in rows)
+        append(self.run / f"{SKIPPED}-{rank()}.jsonl", [vars(row) for row in self.loader.take_skipped()])
 
     def _pack(self) -> None:
         """Commit the teacher features that are complete; one writer, when all ranks have spooled theirs."""
@@ -201,50 +235,15 @@ class Trainer:
             from_rank0(lambda: len(cache.pack()))
 
 
-class MetricsLog:
-    """`metrics.jsonl`: one line a step, appended by rank 0; lines after the resumed step are cut off first."""
-
-    def __init__(self, path: Path, start: int) -> None:
-        self.path = path
-        if path.is_file():
-            lines = [line for line in path.read_text().splitlines() if line.endswith("}")]
-            kept = [line for line in lines if json.loads(line)["step"] < start]
-            write_atomic(path, "".join(f"{line}\n" for line in kept).encode())
-
-    def write(
-        self,
-        step: int,
-        config: Any,
-        terms: dict[str, float],
-        engine: Any,
-        seconds: float,
-        waited: float,
-        seen: dict[str, int],
-    ) -> None:
-        """Append the numbers of one step; `seen` samples of each dataset since the first."""
-        norm = engine.get_global_grad_norm()
-        row = {
-            "step": step,
-            **{name: round(value, 6) for name, value in terms.items()},
-            "lr": config.learning_rate(step),
-            "grad_norm": None if norm is None else round(float(norm), 5),
-            "images_per_second": round(config.global_batch / seconds, 3),
-            "data_wait_share": round(waited / seconds, 4),
-            "seconds": round(seconds, 4),
-            "samples": seen,
-        }
-        with self.path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-
-
 def main(path: str) -> int:
     """Entry of a rank process; an error is left in `error-<rank>.json` for the one who started it."""
     die_with_parent()
+    stop = StopFlag()
     run = Path(path).parent
     spec = typed(RunSpec, json.loads(Path(path).read_text()), path)
     try:
         start_ranks(spec)
-        trainer = Trainer(spec)
+        trainer = Trainer(spec, stop)
         trainer.train()
         trainer.engine.destroy()
         torch.distributed.destroy_process_group()

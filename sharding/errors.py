@@ -36,6 +36,12 @@ class StageFailed(HyperVisionError):
     exit_code = 1
 
 
+class Stopped(HyperVisionError):
+    """Work was asked to stop and did, with nothing lost; the same command goes on. 75 is "try again" (sysexits.h)."""
+
+    exit_code = 75
+
+
 _REASONS = {
     errno.ENOSPC: "the disk is full; free some space, or set workdir= to a larger disk, and run the same command again",
     errno.EDQUOT: "the disk quota is used up; free some space, or set workdir= elsewhere, and run again",

@@ -73,9 +73,10 @@ class SampleRef:
         """The sample's json.
 
         Raises:
-            InputError: written by another version of the format.
+            InputError: damaged, or written by another version of the format.
         """
-        return self._checked(json.loads(self.read("json")))
+        with self.naming():
+            return self._checked(json.loads(self.read("json")))
 
     def _checked(self, meta: dict[str, Any]) -> dict[str, Any]:
         if meta.get("format") != FORMAT:
@@ -87,7 +88,8 @@ class SampleRef:
 
     def picture(self, name: str) -> Array:
         """A PNG member: instances, materials, valid or rgb."""
-        return decode_png(self.read(f"{name}.png"))
+        with self.naming():
+            return decode_png(self.read(f"{name}.png"))
 
     def runs(self, frames: Frames, needed: Sequence[int]) -> list[Run]:
         """The reads that bring some frames (numbers in rising order); neighbours come with one read."""

@@ -2,9 +2,9 @@
 
     dataset -> endless passes (shards shuffled, samples shuffled within blocks of shards) -> one endless stream
 
-A run takes positions [s * G, (s + 1) * G) of the stream in step s, G being the global batch, and rank r of W those
-at r, r + W, ...; so neither workers nor ranks nor the batch size play a part, every rank makes the same number of
-steps, and a run that has consumed n samples goes on at position n on any number of ranks.
+A run takes positions [s * G, (s + 1) * G) of the stream in step s, G being the global batch, dealt to its batches and
+those to the ranks; so neither workers nor ranks play a part, every rank makes the same number of steps, and a run that
+has consumed n samples goes on at position n on any number of ranks.
 
 An epoch is as many draws as there are samples. Each dataset has a fixed number of draws in it, spread evenly over
 it; where an epoch ends a dataset goes on in its pass, so all samples of a dataset are seen equally often, whatever

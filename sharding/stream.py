@@ -122,9 +122,14 @@ class Stream:
         return {name: epochs * quota + inside[name] for name, quota in self.order.quotas.items()}
 
     def jobs(self, start: int | None = None) -> Iterator[Draws]:
-        """The batches of this rank from a position on, for ever."""
+        """The batches of this rank from a position on, for ever.
+
+        The samples of a step are dealt to its batches and those to the ranks, so that the batches are the same on any
+        number of ranks: what is averaged over a batch is, too.
+        """
         begin = self.start if start is None else start
+        batches = self.global_batch // self.micro_batch
         for position in count(begin, self.global_batch):
-            own = self.order.draws(position, self.global_batch)[self.rank :: self.world]
-            for first in range(0, len(own), self.micro_batch):
-                yield own[first : first + self.micro_batch]
+            draws = self.order.draws(position, self.global_batch)
+            for number in range(self.rank, batches, self.world):
+                yield draws[number::batches]

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import tempfile
@@ -197,6 +198,68 @@ def test_kills_at_random_moments_and_a_rerun_give_the_same_units(cli, launch, ti
     rows = [json.loads(line) for line in metrics.read_text().splitlines()]
     other = [json.loads(line) for line in (undisturbed[0] / "runs" / "tiny" / "metrics.jsonl").read_text().splitlines()]
     assert [(r["step"], r["loss"]) for r in rows] == [(r["step"], r["loss"]) for r in other]
+
+
+def test_stop_signals_save_end_with_their_own_code_and_lose_nothing(cli, launch, tiny, undisturbed, tmp_path):
+    work = tmp_path / "w"
+    subprocess.run(["cp", "-r", str(undisturbed[0]), str(work)], check=True)
+    words = ("pretrain", tiny, f"workdir={work}", "pretrain.steps=40", "pretrain.save_every=1000")
+    metrics = {name: work / "runs" / name / "metrics.jsonl" for name in ("whole", "stopped")}
+    code, out, err = cli(*words, "pretrain.run=whole")
+    assert code == 0, out + err
+    done = 0
+    for number in (signal.SIGUSR1, signal.SIGTERM):
+        process = launch(*words, "pretrain.run=stopped", start_new_session=True)
+        while process.poll() is None and (
+            not metrics["stopped"].is_file() or len(metrics["stopped"].read_text().splitlines()) <= done
+        ):
+            time.sleep(0.01)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 75, out + err
+        done = len(metrics["stopped"].read_text().splitlines())
+        assert f"training stopped on {number.name} after step {done} of 40, with a checkpoint" in err and done < 40
+        assert (work / "runs/stopped/checkpoints" / f"step_{done:08d}.json").is_file()
+        assert not wait_until_gone(work)
+    code, out, err = cli(*words, "pretrain.run=stopped")
+    assert code == 0 and f"40 ({40 - done} new)" in out, out + err
+    losses = {name: [json.loads(line)["loss"] for line in path.open()] for name, path in metrics.items()}
+    assert losses["stopped"] == losses["whole"] and len(losses["whole"]) == 40
+
+
+def test_a_loss_that_is_not_finite_is_dropped_counted_and_fatal_over_a_limit(cli, tiny, undisturbed, tmp_path):
+    work = tmp_path / "w"
+    subprocess.run(["cp", "-r", str(undisturbed[0]), str(work)], check=True)
+    index = read_record(work / "shards" / "cave" / "cave-00000.json").extra["index"]
+    key, members = next(iter(index.items()))
+    with (work / "shards" / "cave" / "cave-00000.tar").open("r+b") as file:
+        offset, size = members["json"]
+        file.seek(offset)
+        found = re.search(rb'"gsd_m": ([^,]+),', file.read(size))
+        file.seek(offset + found.start(1))
+        file.write(b"NaN".ljust(len(found[1])))
+    words = ("pretrain", tiny, f"workdir={work}", "pretrain.run=other")
+    code, out, err = cli(*words)
+    assert code == 0 and "micro-batches had no finite loss" in out, out + err
+    rows = [json.loads(line) for path in (work / "runs/other").glob("dropped-*") for line in path.open()]
+    assert rows and all(key in row["keys"] and "loss" in row["terms"] for row in rows)
+    metrics = [json.loads(line) for line in (work / "runs/other/metrics.jsonl").open()]
+    assert sum(row["dropped"] > 0 for row in metrics) == len({row["step"] for row in rows})
+    assert all(row["loss"] == row["loss"] for row in metrics)
+    code, _, err = cli(*words[:3], "pretrain.run=strict", "pretrain.max_dropped=0")
+    assert code == 2 and "pretrain.max_dropped is 0; they held" in err and key in err
+
+
+def test_one_rank_that_accumulates_is_two_ranks(cli, tiny, undisturbed, tmp_path):
+    work = tmp_path / "w"
+    subprocess.run(["cp", "-r", str(undisturbed[0]), str(work)], check=True)
+    code, out, err = cli("pretrain", tiny, f"workdir={work}", "pretrain.run=one", "pretrain.ranks=1")
+    assert code == 0, out + err
+    losses = [
+        [json.loads(line)["loss"] for line in (work / "runs" / name / "metrics.jsonl").open()]
+        for name in ("one", "tiny")
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 def test_a_broken_newest_checkpoint_is_passed_over(cli, tiny, undisturbed, tmp_path):

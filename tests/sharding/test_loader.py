@@ -102,8 +102,13 @@ def test_ranks_share_each_step_and_take_equal_numbers(shards):
             for r in range(world):
                 keys[r::world] = parts[r][step][0]
             assert keys == whole[step][0]
-    small = seen(loader(shards, batch=12, world=2, rank=1, micro_batch=2), 15)
-    assert [key for batch in small[:3] for key in batch[0]] == whole[0][0][1::2]
+
+
+def test_batches_are_the_same_on_any_number_of_ranks(shards):
+    one = seen(loader(shards, batch=12, micro_batch=2), 12)
+    for world in (2, 3):
+        parts = [seen(loader(shards, batch=12, rank=r, world=world, micro_batch=2), 12 // world) for r in range(world)]
+        assert same([parts[i % world][i // world] for i in range(12)], one)
 
 
 def test_the_state_counts_what_was_given_out_not_what_was_read_ahead(shards):
@@ -344,9 +349,10 @@ def test_the_code_of_the_readme_loads_batches(shards):
     page = (Path(__file__).parents[2] / "README.md").read_text()
     (code,) = re.findall(r"```py\n(.*?)```", page, re.S)
     code = code.replace("/scratch/hv/shards", str(shards)).replace("global_batch=64", "global_batch=4")
-    assert "for batch in loader: ..." in code
+    endless = "for batch in loader:\n    ..."
+    assert endless in code
     scope = {}
-    exec(code.replace("for batch in loader: ...", "batch = next(iter(loader))"), scope)
+    exec(code.replace(endless, "batch = next(iter(loader))\n"), scope)
     assert scope["batch"].cube.shape == (4, 9, 16, 16) and scope["state"]["consumed"] == 4
 
 
