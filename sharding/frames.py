@@ -33,7 +33,7 @@ class PackingConfig:
     """How cubes are packed into frames.
 
     Fields:
-        group: planes that share one reference (1 = none): 16-29 % fewer bytes at 4, but a subset of bands reads
+        group: planes that share one reference (1 = none): 11-28 % fewer bytes at 4, but a subset of bands reads
             up to twice as many frames.
         rounding: largest error as a share of the noise of each band (0 = exact).
         slack: the codec that decodes fastest is taken up to this many times the bytes of the smallest.
@@ -109,8 +109,7 @@ def round_planes(stored_CHW: Array, share: float) -> tuple[Array, list[int]]:
         if shift:
             wide = plane.astype(np.int64)
             rounded = ((wide + (1 << (shift - 1))) >> shift) << shift
-            plane[:] = np.where(rounded > top, wide >> shift << shift, rounded)
-    # At the top of the range values can only be rounded down: there the error is up to a whole step.
+            plane[:] = np.where(rounded > top, wide, rounded)  # what would leave its type stays as it is
     errors = [int(np.abs(a.astype(np.int64) - b).max(initial=0)) for a, b in zip(out, stored_CHW, strict=True)]
     return out, errors
 
