@@ -13,7 +13,7 @@ import torch
 from hypervision import card, create_model
 from hypervision.checkpoint import read_state
 from pipeline.config import Config
-from pretrain.checkpoint import WEIGHTS, Checkpoints
+from pretrain.checkpoint import MEAN_WEIGHTS, WEIGHTS, Checkpoints
 from sharding.errors import InputError
 from sharding.manifest import open_manifest
 from sharding.records import Body, Unit, read_record
@@ -39,6 +39,7 @@ def provenance(config: Config, step: int) -> dict[str, Any]:
     return card(model) | {
         "trained_on_nm": {name: [min(axis), max(axis), len(axis)] for name, axis in axes.items()},
         "steps": step,
+        "mean_of_weights": config.pretrain.ema or None,
         "seed": config.seed,
         "datasets": manifest.counts,
         "shards": manifest.fingerprint,
@@ -74,7 +75,7 @@ def export(config: Config, options: RunOptions) -> StageResult:
 
     def write(temporary: Path) -> Body:
         temporary.mkdir()
-        shutil.copyfile(data / WEIGHTS, temporary / "model.safetensors")
+        shutil.copyfile(data / (MEAN_WEIGHTS if config.pretrain.ema else WEIGHTS), temporary / "model.safetensors")
         (temporary / "model.json").write_text(json.dumps(provenance(config, step), indent=1) + "\n")
         return Body({"step": step})
 

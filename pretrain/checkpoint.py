@@ -20,6 +20,7 @@ from sharding.verify import verify_unit
 
 ENGINE_TAG = "engine"
 WEIGHTS = "weights.safetensors"
+MEAN_WEIGHTS = "mean_weights.safetensors"
 STREAM = "stream.json"
 
 

@@ -61,7 +61,9 @@ class PretrainConfig:
     """How long, how fast, on how many ranks.
 
     Fields: run name; optimiser steps; images per step over all ranks and per rank and pass; peak learning rate,
-    warm-up share, weight decay, gradient clip; DeepSpeed ZeRO stage 0-2 and precision; a checkpoint every so many
+    warm-up share, weight decay, gradient clip; learning rate of a layer as a share of that of the next one; decay of
+    the running mean of the weights (0 = none), which is then what is exported; DeepSpeed ZeRO stage 0-2 and precision;
+    spend a second forward in place of activations; compile the encoder's blocks; a checkpoint every so many
     steps, of which the newest `keep` stay; micro-batches without a finite loss that a start may drop; ranks (0 = one
     per GPU, or one) and CPU threads of each; how datasets are mixed, how batches are read.
     """
@@ -74,8 +76,12 @@ class PretrainConfig:
     warmup: float = 0.05
     weight_decay: float = 0.05
     clip: float = 1.0
+    layer_decay: float = 1.0
+    ema: float = 0.0
     zero_stage: int = 1
     precision: str = "bf16"
+    recompute: bool = False
+    compile: bool = False
     save_every: int = 500
     keep: int = 2
     max_dropped: int = 10
@@ -105,6 +111,8 @@ class PretrainConfig:
             raise ConfigError("pretrain.keep must be at least 2: the newest checkpoint may be the broken one")
         if min(self.steps, self.save_every, self.micro_batch) < 1:
             raise ConfigError("pretrain.steps, save_every and micro_batch must be at least 1")
+        if not 0 < self.layer_decay <= 1 or not 0 <= self.ema < 1:
+            raise ConfigError("pretrain.layer_decay must be above 0 and at most 1, ema at least 0 and below 1")
         self.loader.check()
 
     def learning_rate(self, step: int) -> float:
@@ -132,6 +140,6 @@ class RunSpec:
             del fields[name]
         if self.teacher.mode != "none":  # how features are had does not change them
             del fields["teacher"]["mode"]
-        for name in ("run", "ranks", "threads", "save_every", "keep", "max_dropped", "loader"):
+        for name in ("run", "ranks", "threads", "save_every", "keep", "max_dropped", "loader", "recompute"):
             del fields["pretrain"][name]
         return fields

@@ -42,27 +42,6 @@ class MetricsLog:
             kept = [line for line in lines if json.loads(line)["step"] < start]
             write_atomic(path, "".join(f"{line}\n" for line in kept).encode())
 
-    def write(
-        self,
-        step: int,
-        config: Any,
-        terms: dict[str, float],
-        engine: Any,
-        seconds: float,
-        waited: float,
-        seen: dict[str, int],
-    ) -> None:
-        """Append the numbers of one step; `seen` samples of each dataset since the first."""
-        norm = engine.get_global_grad_norm()
-        row = {
-            "step": step,
-            **{name: round(value, 6) for name, value in terms.items()},
-            "lr": config.learning_rate(step),
-            "grad_norm": None if norm is None else round(float(norm), 5),
-            "images_per_second": round(config.global_batch / seconds, 3),
-            "data_wait_share": round(waited / seconds, 4),
-            "seconds": round(seconds, 4),
-            "samples": seen,
-        }
-        with self.path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+    def write(self, row: dict[str, Any]) -> None:
+        """Append the numbers of one step."""
+        append(self.path, [row])

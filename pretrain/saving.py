@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from hypervision import save_weights
-from pretrain.checkpoint import ENGINE_TAG, STREAM, WEIGHTS, Checkpoints
+from pretrain.checkpoint import ENGINE_TAG, MEAN_WEIGHTS, STREAM, WEIGHTS, Checkpoints
+from pretrain.optimizing import MeanWeights
 from pretrain.ranks import barrier, from_rank0, rank, world
 from sharding.errors import ConfigError, writing
 from sharding.records import Body, Record, publish, temporary_path
 
 
-def save(engine: Any, checkpoints: Checkpoints, step: int, keep: int) -> None:
+def save(engine: Any, checkpoints: Checkpoints, step: int, keep: int, mean: MeanWeights | None = None) -> None:
     """Write a checkpoint; every rank calls it.
 
     Raises:
@@ -39,6 +40,8 @@ def save(engine: Any, checkpoints: Checkpoints, step: int, keep: int) -> None:
             (temporary / "latest").unlink(missing_ok=True)
             student = engine.module.student
             save_weights(student, temporary / WEIGHTS)
+            if mean is not None:
+                mean.save(temporary / MEAN_WEIGHTS)
             state = checkpoints.stream.state(step * checkpoints.stream.global_batch)
             (temporary / STREAM).write_text(json.dumps(state))
             counts = {"step": step, "world": world()}
@@ -57,7 +60,7 @@ def save(engine: Any, checkpoints: Checkpoints, step: int, keep: int) -> None:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def restore(engine: Any, checkpoints: Checkpoints, zero_stage: int) -> int:
+def restore(engine: Any, checkpoints: Checkpoints, zero_stage: int, mean: MeanWeights | None = None) -> int:
     """Load the newest valid checkpoint into the engine; returns the step to continue with (0 = from the start).
 
     Raises:
@@ -75,4 +78,6 @@ def restore(engine: Any, checkpoints: Checkpoints, zero_stage: int) -> int:
         )
     checkpoints.stream.resume(json.loads((data / STREAM).read_text()))
     engine.load_checkpoint(str(data), tag=ENGINE_TAG)
+    if mean is not None:
+        mean.load(data / MEAN_WEIGHTS)
     return step

@@ -27,8 +27,10 @@ from pretrain.config import RunSpec
 from pretrain.data import VIEWS_PER_IMAGE, Batch, TrainingViews
 from pretrain.logs import DROPPED, SKIPPED, MetricsLog, append, read_all, shown
 from pretrain.objective import PretrainModel
+from pretrain.optimizing import MeanWeights, deepspeed_engine
 from pretrain.ranks import barrier, device, from_rank0, mean_over_ranks, rank, world
 from pretrain.saving import restore, save
+from pretrain.speed import Speedometer, device_flops, forward_flops, memory_bytes
 from sharding.errors import HyperVisionError, InputError
 from sharding.lifeline import StopFlag, die_with_parent
 from sharding.loader import Loader
@@ -45,28 +47,10 @@ def build_student(spec: RunSpec) -> HyperModel:
     """The student with its starting weights."""
     torch.manual_seed(spec.seed)
     model = create_model(spec.model.name, spec.model.checkpoint, input_mode=spec.model.input_mode, **spec.model.options)
+    model.image_encoder.checkpointing = spec.pretrain.recompute
+    if spec.pretrain.compile:
+        model.compile_blocks()
     return model.train()
-
-
-def deepspeed_engine(model: PretrainModel, spec: RunSpec) -> Any:
-    """A DeepSpeed engine over the model with torch's AdamW."""
-    import deepspeed
-
-    config = spec.pretrain
-    optimizer = torch.optim.AdamW(
-        [p for p in model.parameters() if p.requires_grad], config.lr, (0.9, 0.95), weight_decay=config.weight_decay
-    )
-    settings = {
-        "train_batch_size": config.global_batch,
-        "train_micro_batch_size_per_gpu": config.micro_batch,
-        "gradient_clipping": config.clip,
-        "zero_optimization": {"stage": config.zero_stage},
-        "zero_allow_untested_optimizer": True,
-        "bf16": {"enabled": config.precision == "bf16"},
-        "steps_per_print": 1 << 30,
-    }
-    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
-    return engine
 
 
 def start_ranks(spec: RunSpec) -> None:
@@ -94,6 +78,7 @@ class Trainer:
         student = build_student(spec)
         views = TrainingViews(config.sample, student.size.patch_size, student.size.input_mode == "public")
         self.waited, self.dropped = 0.0, 0
+        self.speed: Speedometer | None = None
         self.passes = config.global_batch // world() // config.micro_batch
         self.loader = Loader(self.stream, views, config.loader, held=2)  # one is trained on, one is being read
         self.teacher, self.cache = self._teacher()
@@ -102,7 +87,8 @@ class Trainer:
         if model.distiller is not None:
             first = [self.manifest[i] for i in self.stream.order.draws(0, FIT_SAMPLES).index]
             model.distiller.fit(self._features(first))
-        self.engine = deepspeed_engine(model, spec)
+        self.mean = MeanWeights(student, self.config.ema) if self.config.ema else None
+        self.engine, self.shares = deepspeed_engine(model, self.config)
         self.checkpoints = Checkpoints.of(spec, self.manifest)
 
     def _teacher(self) -> tuple[Teacher | None, FeatureCache | None]:
@@ -153,12 +139,14 @@ class Trainer:
             HyperVisionError: the gradient is not finite (every rank raises).
         """
         use_boxes = bool(keyed_rng("boxes", self.spec.seed, step).integers(2))
-        for group in self.engine.optimizer.param_groups:
-            group["lr"] = self.config.learning_rate(step)
+        for group, share in zip(self.engine.optimizer.param_groups, self.shares, strict=True):
+            group["lr"] = self.config.learning_rate(step) * share
         sums: dict[str, float] = {"dropped": 0.0}
         for batch, features in islice(batches, self.passes):
-            moved = batch.to(device())
-            terms = self.engine(moved, None if features is None else features.to(device()), use_boxes)
+            moved, seen = batch.to(device()), None if features is None else features.to(device())
+            if self.speed is None and rank() == 0:
+                self.speed = self._measure(moved, seen, use_boxes)
+            terms = self.engine(moved, seen, use_boxes)
             loss, values = terms["loss"], {name: float(value.detach()) for name, value in terms.items()}
             if not math.isfinite(values["loss"]):
                 # Zero gradients of every parameter: this rank still takes part in what all ranks add up.
@@ -179,6 +167,28 @@ class Trainer:
                 f"checkpoint is from before it: lower pretrain.lr or pretrain.clip, then run again"
             )
         return mean_over_ranks({name: sums.get(name, 0.0) for name in (*terms, "dropped", "stop")})
+
+    def _row(self, step: int, terms: dict[str, float], seconds: float) -> dict[str, Any]:
+        """The numbers of a step for the log; `samples` of each dataset since the first step."""
+        config, norm = self.config, self.engine.get_global_grad_norm()
+        return {
+            "step": step,
+            **{name: round(value, 6) for name, value in terms.items()},
+            "lr": config.learning_rate(step),
+            "grad_norm": None if norm is None else round(float(norm), 5),
+            "images_per_second": round(config.global_batch / seconds, 3),
+            "data_wait_share": round(self.waited / seconds, 4),
+            "mfu": None if self.speed is None else round(self.speed.mfu(seconds), 4),
+            "memory_mb": round(memory_bytes(device()) / 1e6, 1),
+            "seconds": round(seconds, 4),
+            "samples": self.stream.seen((step + 1) * config.global_batch),
+        }
+
+    def _measure(self, batch: Batch, features: torch.Tensor | None, use_boxes: bool) -> Speedometer:
+        """Count the arithmetic of a micro-batch and measure what the device can do."""
+        forward = forward_flops(self.engine, batch, features, use_boxes)
+        dtype = torch.bfloat16 if self.config.precision == "bf16" else torch.float32
+        return Speedometer(forward, self.passes, device_flops(device(), dtype))
 
     def _tell_dropped(self, step: int, batch: Batch, values: dict[str, float]) -> None:
         """Append a micro-batch without a finite loss to this rank's list."""
@@ -202,23 +212,24 @@ class Trainer:
 
     def train(self) -> None:
         """Run to the last step from wherever the newest valid checkpoint stands."""
-        start = restore(self.engine, self.checkpoints, self.config.zero_stage)
+        start = restore(self.engine, self.checkpoints, self.config.zero_stage, self.mean)
         log = MetricsLog(self.run / "metrics.jsonl", start) if rank() == 0 else None
         self.loader.load_state_dict(self.stream.state(start * self.config.global_batch))
         batches = self.batches((self.config.steps - start) * self.passes)
         for step in range(start, self.config.steps):
             began, self.waited = time.perf_counter(), 0.0
             terms = self.step(step, batches)
+            if self.mean is not None:
+                self.mean.update(self.engine.module.student, step)
             stopping = terms.pop("stop") > 0  # one rank that was told is enough, and all agree
             self._check_dropped(step, terms["dropped"])
             self._tell_skipped()
             if log is not None:
-                seen = self.stream.seen((step + 1) * self.config.global_batch)
-                log.write(step, self.config, terms, self.engine, time.perf_counter() - began, self.waited, seen)
+                log.write(self._row(step, terms, time.perf_counter() - began))
             if stopping or step + 1 == self.config.steps or (step + 1) % self.config.save_every == 0:
                 # The cache first: after the last checkpoint nothing would come back to pack it.
                 self._pack()
-                save(self.engine, self.checkpoints, step + 1, self.config.keep)
+                save(self.engine, self.checkpoints, step + 1, self.config.keep, self.mean)
             if stopping:
                 break
         barrier()

@@ -35,13 +35,16 @@ def make_tiles(bands: int, side: int, count: int, seed: int = 0) -> Iterator[Arr
         yield np.ascontiguousarray(np.roll(turned, 37 * (index // 8), 2))
 
 
-def tile_sample(key: str, stored_CHW: Array, packing: PackingConfig | None = None) -> dict[str, Any]:
-    """A sample of one tile: one mask, all pixels good."""
+def tile_sample(
+    key: str, stored_CHW: Array, packing: PackingConfig | None = None, labels: tuple[Array, Array] | None = None
+) -> dict[str, Any]:
+    """A sample of one tile, all pixels good; `labels` are ids from 1 of things and materials (none: one of each)."""
     bands, height, width = stored_CHW.shape
     ones = np.ones((height, width), np.uint16)
+    instances, materials = labels or (ones, ones)
     pictures: dict[str, Array] = {
-        "instances": ones,
-        "materials": ones,
+        "instances": instances.astype(np.uint16),
+        "materials": materials.astype(np.uint16),
         "valid": np.full((height, width), GOOD, np.uint8),
         "rgb": np.zeros((height, width, 3), np.uint8),
     }
@@ -51,7 +54,11 @@ def tile_sample(key: str, stored_CHW: Array, packing: PackingConfig | None = Non
         "gsd_m": 1.0,
         "scene_max": 1.2,
         "covers_visible": True,
-        "masks": [{"id": 1, "material": 1, "pixels": height * width}],
+        "masks": [
+            {"id": i, "material": int(materials[instances == i][0]), "pixels": int((instances == i).sum())}
+            for i in np.unique(instances).tolist()
+            if i
+        ],
     }
     return encode_sample(key, Planes(stored_CHW, 1.2 / COUNTS), pictures, meta, packing)
 

@@ -255,6 +255,8 @@ def test_one_rank_that_accumulates_is_two_ranks(cli, tiny, undisturbed, tmp_path
     subprocess.run(["cp", "-r", str(undisturbed[0]), str(work)], check=True)
     code, out, err = cli("pretrain", tiny, f"workdir={work}", "pretrain.run=one", "pretrain.ranks=1")
     assert code == 0, out + err
+    rows = [json.loads(line) for line in (work / "runs" / "one" / "metrics.jsonl").open()]
+    assert all(0 < row["mfu"] < 1 and row["memory_mb"] > 100 for row in rows)
     losses = [
         [json.loads(line)["loss"] for line in (work / "runs" / name / "metrics.jsonl").open()]
         for name in ("one", "tiny")
@@ -262,12 +264,24 @@ def test_one_rank_that_accumulates_is_two_ranks(cli, tiny, undisturbed, tmp_path
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
-def test_a_broken_newest_checkpoint_is_passed_over(cli, tiny, undisturbed, tmp_path):
+def test_a_broken_newest_checkpoint_is_passed_over_and_the_mean_of_the_weights_resumes_exactly(
+    cli, tiny, undisturbed, tmp_path
+):
     work = tmp_path / "w"
     subprocess.run(["cp", "-r", str(undisturbed[0]), str(work)], check=True)
-    newest = max((work / "runs" / "tiny" / "checkpoints").glob("step_*[0-9]"))
-    good = (newest / "weights.safetensors").read_bytes()
-    (newest / "weights.safetensors").write_bytes(good[:-100])
-    code, out, err = cli("pretrain", tiny, f"workdir={work}")
+    options = ("pretrain.ema=0.9", "pretrain.layer_decay=0.7", "pretrain.recompute=true", "pretrain.run=mean")
+    words = (tiny, f"workdir={work}", *options)
+    code, out, err = cli("pretrain", *words)
+    assert code == 0, out + err
+    newest = max((work / "runs" / "mean" / "checkpoints").glob("step_*[0-9]"))
+    names = ("weights.safetensors", "mean_weights.safetensors")
+    good = [(newest / name).read_bytes() for name in names]
+    assert good[0] != good[1]
+    (newest / names[1]).write_bytes(good[1][:-9])
+    code, out, err = cli("pretrain", *words)
     assert code == 0 and "8 (2 new)" in out, out + err
-    assert (newest / "weights.safetensors").read_bytes() == good
+    assert [(newest / name).read_bytes() for name in names] == good
+    code, out, err = cli("export", *words)
+    assert code == 0, out + err
+    assert (work / "runs/mean/export/model.safetensors").read_bytes() == good[1]
+    assert json.loads((work / "runs/mean/export/model.json").read_text())["mean_of_weights"] == 0.9
