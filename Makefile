@@ -8,7 +8,7 @@ ARGS ?=
 UV_VERSION := 0.13.8
 BIN := $(VENV)/bin
 UV := .uv/bin/uv
-VERBS := ingest pseudolabel pretrain export evidence compare plan status run
+VERBS := ingest pseudolabel cache-teacher pretrain export evidence compare plan status run
 
 # sam2 builds from source: no CUDA extension, and no opt-in statistics from ray.
 export SAM2_BUILD_CUDA = 0

@@ -54,15 +54,47 @@ class CacheUnit:
         return self.folder / f"{self.name}-{self.shard_sha256[:12]}.spool"
 
 
-class FeatureCache:
-    """Read and fill the features of one teacher."""
+LARGEST = float(np.finfo(np.float16).max)
 
-    def __init__(self, root: Path, fingerprint: str, samples: Sequence[SampleRef]) -> None:
-        self.root, self.fingerprint = root / fingerprint, fingerprint
+
+def pack_features(features_VDhw: Tensor, store: str) -> dict[str, Array]:
+    """Features as they are stored: "features" fp16, or int8 with "scale" [V, D] float32."""
+    values = features_VDhw.float().cpu().numpy()
+    if store == "fp16":
+        return {"features": np.clip(values, -LARGEST, LARGEST).astype(np.float16)}
+    scale_VD = np.maximum(np.abs(values).max((2, 3)), 1e-20) / 127
+    return {"features": np.rint(values / scale_VD[..., None, None]).astype(np.int8), "scale": scale_VD}
+
+
+def unpack_features(stored_Dhw: Array, scale_D: Array | None) -> Array:
+    """Features [D, h, w] float32 of one view."""
+    values = np.asarray(stored_Dhw, np.float32)
+    return values if scale_D is None else values * np.asarray(scale_D, np.float32)[:, None, None]
+
+
+def commit_features(unit: Unit, keys: list[str], parts: Sequence[dict[str, Array]]) -> Record:
+    """Write the features of the samples of one shard, as `pack_features` gives them."""
+
+    def write(temporary: Path) -> Body:
+        group = zarr.create_group(temporary)
+        for name in parts[0]:
+            stacked = np.stack([part[name] for part in parts])
+            group.create_array(name, data=stacked, chunks=(1, 1, *stacked.shape[2:]), shards=stacked.shape)
+        group.attrs.update({"keys": keys, "views": [view.name for view in VIEWS]})
+        return Body({"samples": len(keys), "views": len(VIEWS)})
+
+    return commit(unit, write)
+
+
+class FeatureCache:
+    """Read and fill the features of one teacher, stored as fp16 or int8."""
+
+    def __init__(self, root: Path, fingerprint: str, samples: Sequence[SampleRef], store: str = "fp16") -> None:
+        self.root, self.fingerprint, self.store = root / fingerprint, fingerprint, store
         self.by_unit: dict[tuple[str, str], list[SampleRef]] = {}
         for ref in samples:
             self.by_unit.setdefault((ref.dataset, ref.shard.stem), []).append(ref)
-        self._open: dict[tuple[str, str], tuple[dict[str, int], Any]] = {}
+        self._open: dict[tuple[str, str], tuple[dict[str, int], Any, Any]] = {}
         self._units = {
             key: CacheUnit(*key, self.root / key[0], read_record(refs[0].shard.with_suffix(".json")).sha256)
             for key, refs in self.by_unit.items()
@@ -89,30 +121,35 @@ class FeatureCache:
                 return self._spooled(unit, ref, view)
             group = zarr.open_group(unit.data, mode="r")
             keys: Any = group.attrs["keys"]
-            self._open[key] = ({name: i for i, name in enumerate(keys)}, group["features"])
-        places, array = self._open[key]
+            scale = group.get("scale")
+            self._open[key] = ({name: i for i, name in enumerate(keys)}, group["features"], scale)
+        places, array, scale = self._open[key]
         if ref.key not in places:
             raise InputError(f"{self.unit(ref).data} has no features of {ref.key}; delete it and run again")
-        return np.asarray(array[places[ref.key], view.value], np.float32)
+        place = (places[ref.key], view.value)
+        return unpack_features(array[place], None if scale is None else scale[place])
 
     def _spooled(self, unit: CacheUnit, ref: SampleRef, view: View) -> Array | None:
-        path = unit.spool / f"{ref.key}.npy"
+        path = unit.spool / f"{ref.key}.npz"
         if not path.is_file():
             return None
-        return np.asarray(np.load(path, allow_pickle=False)[view.value], np.float32)
+        with np.load(path, allow_pickle=False) as parts:
+            scale = parts["scale"][view.value] if "scale" in parts else None
+            return unpack_features(parts["features"][view.value], scale)
 
     def put(self, ref: SampleRef, features_VDhw: Tensor) -> None:
         """Spool the features of all views of one sample."""
         buffer = BytesIO()
-        np.save(buffer, features_VDhw.half().cpu().numpy(), allow_pickle=False)
-        write_atomic(self.unit(ref).spool / f"{ref.key}.npy", buffer.getvalue())
+        parts: dict[str, Any] = pack_features(features_VDhw, self.store)
+        np.savez(buffer, **parts)
+        write_atomic(self.unit(ref).spool / f"{ref.key}.npz", buffer.getvalue())
 
     def pack(self) -> list[Record]:
         """Commit every shard whose samples are all spooled; called by one process at a time."""
         records = []
         for refs in self.by_unit.values():
             unit = self.unit(refs[0])
-            paths = [unit.spool / f"{ref.key}.npy" for ref in refs]
+            paths = [unit.spool / f"{ref.key}.npz" for ref in refs]
             if not unit.record.is_file() and unit.spool.is_dir() and all(path.is_file() for path in paths):
                 records.append(self._pack_one(unit, refs, paths))
             if unit.record.is_file() and unit.spool.is_dir():
@@ -121,15 +158,11 @@ class FeatureCache:
         return records
 
     def _pack_one(self, unit: CacheUnit, refs: list[SampleRef], paths: list[Path]) -> Record:
-        def write(temporary: Path) -> Body:
-            stacked = np.stack([np.load(path, allow_pickle=False) for path in paths])
-            group = zarr.create_group(temporary)
-            group.create_array("features", data=stacked, chunks=(1, 1, *stacked.shape[2:]), shards=stacked.shape)
-            group.attrs.update({"keys": [ref.key for ref in refs], "views": [view.name for view in VIEWS]})
-            return Body({"samples": len(refs), "views": len(VIEWS)})
-
-        fields = {"teacher": self.fingerprint}
-        return commit(Unit("cache-teacher", unit.name, unit.data, unit.record, unit.shard_sha256, fields), write)
+        parts = [dict(np.load(path, allow_pickle=False)) for path in paths]
+        made = Unit(
+            "cache-teacher", unit.name, unit.data, unit.record, unit.shard_sha256, {"teacher": self.fingerprint}
+        )
+        return commit_features(made, [ref.key for ref in refs], parts)
 
     def missing(self, refs: Iterable[SampleRef]) -> list[SampleRef]:
         """Samples whose features are not there yet."""
@@ -144,16 +177,20 @@ def features_for(
     With a cache, those not there yet are computed for every view and spooled; without one all are computed.
     """
     todo = cache.missing(refs) if cache is not None else list(refs)
-    fresh: dict[str, Tensor] = {}
+    fresh: dict[str, dict[str, Array]] = {}
     for ref in todo:
-        fresh[ref.key] = teacher.all_views(ref.picture("rgb")).half()
+        features = teacher.all_views(ref.picture("rgb"))
+        # What was just computed goes through the store as well: the same numbers now and when it is read.
+        fresh[ref.key] = pack_features(features, teacher.config.store)
         if cache is not None:
-            cache.put(ref, fresh[ref.key])
+            cache.put(ref, features)
     rows = []
     for ref, wanted in zip(refs, views, strict=True):
         for view in wanted:
             if ref.key in fresh:
-                rows.append(fresh[ref.key][view.value].float())
+                parts = fresh[ref.key]
+                scale = parts["scale"][view.value] if "scale" in parts else None
+                rows.append(torch.from_numpy(unpack_features(parts["features"][view.value], scale)))
             else:
                 stored = cache.get(ref, view) if cache is not None else None
                 if stored is None:

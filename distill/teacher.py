@@ -17,6 +17,7 @@ from torch import Tensor
 
 from distill.views import VIEWS, TeacherConfig, apply_view
 from sharding.errors import ConfigError
+from sharding.order import keyed_rng
 from sharding.records import fingerprint, sha256_file
 
 Array = NDArray[Any]
@@ -36,7 +37,7 @@ class Teacher:
         try:
             self.model = timm.create_model(config.name, pretrained=config.pretrained, **options)
             if config.checkpoint is not None:
-                timm.models.load_checkpoint(self.model, str(Path(config.checkpoint).expanduser()), strict=False)
+                _load(self.model, config)
         except (RuntimeError, OSError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())[:300]
             raise ConfigError(f"teacher {config.name} cannot be built: {reason}; mend teacher.*") from error
@@ -48,7 +49,11 @@ class Teacher:
         self.fingerprint = fingerprint([
             config.name, config.image_size, config.pretrained, list(cfg["mean"]), list(cfg["std"]),
             _weights_hash(config, self.model), [view.name for view in VIEWS],
+            *([config.store, config.project] if (config.store, config.project) != ("fp16", 0) else []),
         ])  # fmt: skip
+        self.projection_PD: Tensor | None = None
+        if config.project:
+            self.projection_PD = _projection(config.project, int(self.model.num_features)).to(device)
 
     @torch.inference_mode()
     def __call__(self, rgb_BHW3: Array) -> Tensor:
@@ -63,6 +68,8 @@ class Teacher:
             out = out.transpose(1, 2).reshape(len(out), -1, grid, grid)
         elif out.shape[-1] == self.model.num_features != out.shape[1]:
             out = out.permute(0, 3, 1, 2)
+        if self.projection_PD is not None:
+            out = torch.einsum("pd,bdhw->bphw", self.projection_PD, out.float())
         return out.float()  # type: ignore[no-any-return]
 
     def all_views(self, rgb_HW3: Array) -> Tensor:
@@ -77,6 +84,58 @@ class Teacher:
 def _signature(name: str) -> str:
     """Whether a timm model takes an image size, by its family (only token models do)."""
     return "img_size" if any(part in name for part in ("vit", "deit", "beit", "eva", "swin")) else ""
+
+
+def _load(model: torch.nn.Module, config: TeacherConfig) -> None:
+    """Weights from a file, every one of them: what a file lacks would stay random."""
+    found = timm.models.load_checkpoint(model, str(Path(str(config.checkpoint)).expanduser()), strict=False)
+    missing = list(getattr(found, "missing_keys", ()))
+    if missing:
+        raise ConfigError(
+            f"{config.checkpoint} lacks {len(missing)} of the tensors of {config.name}, e.g. {', '.join(missing[:3])}; "
+            f"mend teacher.checkpoint or teacher.name"
+        )
+
+
+def _projection(kept: int, channels: int) -> Tensor:
+    """A fixed random matrix [kept, channels] of orthonormal rows, scaled so that lengths stay about the same.
+
+    Raises:
+        ConfigError: more channels than there are.
+    """
+    if kept > channels:
+        raise ConfigError(f"teacher.project {kept} is more than the {channels} channels of the teacher")
+    rng = keyed_rng("teacher projection", kept, channels)
+    basis_DP, _ = np.linalg.qr(rng.standard_normal((channels, kept)))
+    scaled = basis_DP.T * (channels / kept) ** 0.5
+    return torch.from_numpy(scaled.astype(np.float32))
+
+
+def feature_shape(config: TeacherConfig) -> tuple[int, int, int]:
+    """(channels, height, width) of a view's features, without building the weights.
+
+    Raises:
+        ConfigError: no such model.
+    """
+    if not timm.is_model(config.name):
+        raise ConfigError(f"teacher.name {config.name!r} is not a timm model")
+    options = {"img_size": config.image_size} if _signature(config.name) else {}
+    with torch.device("meta"):
+        model = timm.create_model(config.name, num_classes=0, **options).eval()
+        out = model.forward_features(torch.empty(1, 3, config.image_size, config.image_size))
+    channels = config.project or int(model.num_features)
+    if out.ndim == 3:
+        grid = round((out.shape[1] - getattr(model, "num_prefix_tokens", 0)) ** 0.5)
+        return channels, grid, grid
+    height, width = out.shape[1:3] if out.shape[-1] == model.num_features != out.shape[1] else out.shape[2:]
+    return channels, int(height), int(width)
+
+
+def cache_bytes(config: TeacherConfig, samples: int) -> int:
+    """Disk that the features of all views of some samples take."""
+    channels, height, width = feature_shape(config)
+    each = channels * height * width + 4 * channels if config.store == "int8" else 2 * channels * height * width
+    return samples * len(VIEWS) * each
 
 
 def _weights_hash(config: TeacherConfig, model: torch.nn.Module) -> str:

@@ -14,6 +14,7 @@ from sharding.errors import ConfigError
 
 Array = NDArray[Any]
 MODES = ("fill", "cache", "live", "none")
+STORES = ("fp16", "int8")
 
 
 class View(Enum):
@@ -36,7 +37,9 @@ class TeacherConfig:
     """timm name, local weights, input side in pixels, and how features are had.
 
     Modes: fill (compute once while streaming, then read), cache (must exist), live, none. Without a checkpoint,
-    `pretrained` takes timm's own weights from its cache; random weights need `allow_random`.
+    `pretrained` takes timm's own weights from its cache; random weights need `allow_random`. `store`: fp16, or int8
+    with a scale per view and channel, half the bytes. `project`: channels after a fixed random orthogonal projection
+    (0 = all of them), which keeps angles nearly and divides the bytes.
     """
 
     name: str = "vit_base_patch14_dinov2"
@@ -45,6 +48,8 @@ class TeacherConfig:
     allow_random: bool = False
     image_size: int = 224
     mode: str = "fill"
+    store: str = "fp16"
+    project: int = 0
 
     def check(self) -> None:
         """Refuse a teacher that cannot be, before any work.
@@ -54,6 +59,10 @@ class TeacherConfig:
         """
         if self.mode not in MODES:
             raise ConfigError(f"teacher.mode {self.mode!r} is not one of {', '.join(MODES)}")
+        if self.store not in STORES:
+            raise ConfigError(f"teacher.store {self.store!r} is not one of {', '.join(STORES)}")
+        if self.project < 0:
+            raise ConfigError("teacher.project must be 0 (all channels) or the number of channels that are kept")
         if self.mode == "none":
             return
         if self.checkpoint is None and not self.pretrained and not self.allow_random:

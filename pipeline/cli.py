@@ -80,6 +80,7 @@ for _verb, _text in {
     "corpus": "Generate the corpus of the recipe (demo).",
     "ingest": "Raw dataset folders -> cubes/<dataset>.zarr.",
     "pseudolabel": "Cubes -> shards with fused masks and materials; `pseudolabel ablate`: what each step is worth.",
+    "cache-teacher": "Shards -> teacher features of every view; `pretrain` with teacher.mode=fill does it on the way.",
     "pretrain": "Shards -> checkpoints; starting it again is resume.",
     "export": "Newest checkpoint -> model.safetensors, loadable by hypervision.create_model.",
     "evidence": "Probe the exported net and score the labels, where generated truth is there.",

@@ -51,6 +51,13 @@ def ablate(config: Config, options: RunOptions) -> StageResult:
     return score(config, options)
 
 
+def cache_teacher(config: Config, options: RunOptions) -> StageResult:
+    """Teacher features of every shard."""
+    from distill.fill import cache_teacher as fill
+
+    return fill(config.work, config.training_datasets, config.teacher, options)
+
+
 def pretrain(config: Config, options: RunOptions) -> StageResult:
     """Shards to checkpoints."""
     from pretrain.launch import pretrain as train
@@ -85,13 +92,20 @@ STAGES: dict[str, Stage] = {
     "corpus": corpus,
     "ingest": ingest,
     "pseudolabel": pseudolabel,
+    "cache-teacher": cache_teacher,
     "pretrain": pretrain,
     "export": export,
     "evidence": evidence,
     "compare": compare,
 }
 HELPERS: dict[str, Stage] = {"ablate": ablate}
-FOLDERS = {"ablate": "ablation", "ingest": "cubes", "pseudolabel": "shards", "corpus": "corpus"}
+FOLDERS = {
+    "ablate": "ablation",
+    "ingest": "cubes",
+    "pseudolabel": "shards",
+    "corpus": "corpus",
+    "cache-teacher": "teacher",
+}
 
 
 def stages_of(config: Config) -> list[str]:
@@ -103,6 +117,8 @@ def stages_of(config: Config) -> list[str]:
     skipped = {"corpus"} if config.corpus is None else set()
     if not config.evidence.enabled:
         skipped.add("evidence")
+    if config.teacher.mode != "cache":  # else pretrain computes what it needs
+        skipped.add("cache-teacher")
     names = [name for name in STAGES if name not in skipped]
     if config.until is not None and config.until not in names:
         raise ConfigError(f"until={config.until}: the stages of this recipe are {', '.join(names)}")
@@ -125,7 +141,7 @@ def run_all(config: Config, options: RunOptions) -> list[StageResult]:
     config.check()
     results: list[StageResult] = []
     names = stages_of(config)
-    labelling = [name for name in names if name in ("corpus", "ingest", "pseudolabel")]
+    labelling = [name for name in names if name in ("corpus", "ingest", "pseudolabel", "cache-teacher")]
     with ray_kept():
         for name in labelling:
             results.append(run_stage(name, config, options))

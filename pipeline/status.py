@@ -53,9 +53,12 @@ def _training(config: Config) -> Row:
     done = max((step for step, _ in checkpoints.records()), default=0)
     row = Row("pretrain", steps, steps - done, note=checkpoints.why_changed() or "")
     row.bytes = sum(read_record(path).bytes for _, path in checkpoints.records())
-    if config.teacher.mode in ("fill", "cache"):
+    if row.todo and config.teacher.mode in ("fill", "cache"):
+        from distill.teacher import cache_bytes
+
         samples = len(manifest)
-        row.note = row.note or f"{samples} samples, {samples * 2} teacher views to keep"
+        need = format_bytes(cache_bytes(config.teacher, samples))
+        row.note = row.note or f"teacher features of {samples} samples take {need} of disk ({config.teacher.store})"
     return row
 
 
@@ -70,6 +73,13 @@ def stage_rows(config: Config, options: RunOptions) -> list[Row]:
                 rows.append(_from_units(stage, ingest_units(config.work, config.datasets), options))
             elif stage == "pseudolabel":
                 units = pseudolabel_units(config.work, config.training_datasets, config.pseudolabel)
+                rows.append(_from_units(stage, units, options))
+            elif stage == "cache-teacher":
+                from distill.fill import teacher_units
+                from distill.teacher import Teacher
+
+                manifest = open_manifest(config.work / "shards", config.training_datasets)
+                units = teacher_units(config.work, manifest, Teacher(config.teacher))
                 rows.append(_from_units(stage, units, options))
             elif stage == "pretrain":
                 rows.append(_training(config))

@@ -97,7 +97,8 @@ class Trainer:
         teacher = Teacher(self.spec.teacher, str(device()))
         if self.spec.teacher.mode == "live":
             return teacher, None
-        cache = FeatureCache(Path(self.spec.workdir) / "teacher", teacher.fingerprint, self.manifest)
+        store = self.spec.teacher.store
+        cache = FeatureCache(Path(self.spec.workdir) / "teacher", teacher.fingerprint, self.manifest, store)
         from_rank0(cache.drop_stale)
         if self.spec.teacher.mode == "cache" and cache.missing(self.manifest):
             raise InputError(

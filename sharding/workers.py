@@ -126,10 +126,15 @@ def _settle(unit: Unit, ref: Any, attempt: int) -> Record | None:
         return commit_failure(unit, Failure(unit.id, reason))
 
 
-def map_tasks(function: Callable[[Unit], Record], units: Sequence[Unit], workers: int) -> Iterator[Record]:
-    """Run `function` on every unit in Ray tasks, two in flight per worker; records come as they are ready."""
-    with ray_session(workers):
-        remote = ray.remote(num_cpus=1, max_retries=0)(function)
+def map_tasks(
+    function: Callable[[Unit], Record], units: Sequence[Unit], workers: int, gpus: int = 0
+) -> Iterator[Record]:
+    """Run `function` on every unit in Ray tasks, two in flight per worker; records come as they are ready.
+
+    With `gpus` every task has one to itself.
+    """
+    with ray_session(workers, gpus):
+        remote = ray.remote(num_cpus=1, num_gpus=1 if gpus else 0, max_retries=0)(function)
         queue = [(unit, 1) for unit in reversed(units)]
         flying: dict[Any, tuple[Unit, int]] = {}
         while queue or flying:

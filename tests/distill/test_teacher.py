@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from distill.cache import FeatureCache, features_for
+from distill.cache import FeatureCache, features_for, pack_features
 from distill.losses import Distiller
-from distill.teacher import Teacher
+from distill.teacher import Teacher, cache_bytes, feature_shape
 from distill.views import TeacherConfig, View, apply_view
 from sharding.errors import ConfigError
 from sharding.manifest import open_manifest
@@ -74,6 +74,57 @@ def test_fill_then_pack_then_read_gives_what_live_gives(teacher, manifest, tmp_p
     assert not list((tmp_path / "teacher").rglob("*.spool")) and again.missing(refs) == []
     stored = features_for(teacher, again, refs[:2], views)
     assert torch.nn.functional.cosine_similarity(stored.flatten(1), live.flatten(1)).min() > 0.999
+
+
+@pytest.mark.parametrize(
+    ("store", "project", "cosine"), [("fp16", 0, 0.99999), ("int8", 0, 0.999), ("int8", 24, 0.999)]
+)
+def test_cached_features_drift_little_from_live_ones(manifest, tmp_path, store, project, cosine):
+    """Live, just computed and read back are the same numbers; against full precision the cosine says what is lost."""
+    config = TeacherConfig(**{**vars(CONFIG), "store": store, "project": project})
+    teacher, refs, views = Teacher(config), list(manifest), [[View.IDENTITY, View.FLIPPED]] * 3
+    cache = FeatureCache(tmp_path / "teacher", teacher.fingerprint, refs, store)
+    filled = features_for(teacher, cache, refs, views)
+    assert torch.equal(filled, features_for(teacher, None, refs, views))
+    (record,) = cache.pack()
+    read = features_for(teacher, FeatureCache(tmp_path / "teacher", teacher.fingerprint, refs, store), refs, views)
+    assert torch.equal(read, filled)
+    exact = torch.cat([teacher.all_views(ref.picture("rgb")) for ref in refs])
+    assert torch.nn.functional.cosine_similarity(read, exact, dim=1).min() > cosine
+    channels, height, width = feature_shape(config)
+    assert tuple(exact.shape[1:]) == (channels, height, width) and channels == (project or exact.shape[1])
+    need = cache_bytes(config, len(refs))
+    assert need == 6 * channels * (height * width * (1 if store == "int8" else 2) + (4 if store == "int8" else 0))
+    assert record.bytes < 1.2 * need + 20_000
+
+
+def test_a_projection_keeps_angles_and_another_setting_is_another_cache():
+    plain = Teacher(CONFIG)
+    narrow = Teacher(TeacherConfig(**{**vars(CONFIG), "project": 24}))
+    assert len({plain.fingerprint, narrow.fingerprint}) == 2
+    product = narrow.projection_PD @ narrow.projection_PD.T
+    torch.testing.assert_close(product / product[0, 0], torch.eye(24), atol=1e-5, rtol=0)
+    with pytest.raises(ConfigError, match=r"teacher\.project 9999 is more than the \d+ channels"):
+        Teacher(TeacherConfig(**{**vars(CONFIG), "project": 9999}))
+    with pytest.raises(ConfigError, match=r"teacher\.store 'int4' is not one of fp16, int8"):
+        TeacherConfig(store="int4").check()
+
+
+def test_large_features_stay_finite():
+    packed = pack_features(torch.full((1, 2, 2, 2), 1e6), "fp16")
+    assert np.isfinite(packed["features"]).all()
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path):
+    """What a file lacks would stay random, and pass for pre-trained."""
+    state = Teacher(CONFIG).model.state_dict()
+    torch.save(state, tmp_path / "whole.pth")
+    config = TeacherConfig(CONFIG.name, str(tmp_path / "whole.pth"), image_size=CONFIG.image_size)
+    assert not config.is_random and Teacher(config)
+    torch.save(dict(list(state.items())[3:]), tmp_path / "part.pth")
+    config.checkpoint = str(tmp_path / "part.pth")
+    with pytest.raises(ConfigError, match=r"part\.pth lacks 3 of the tensors of .*mend teacher\.checkpoint"):
+        Teacher(config)
 
 
 def test_features_of_a_shard_that_was_made_anew_are_dropped(teacher, manifest, tmp_path):

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -83,6 +84,32 @@ def test_teacher_features_were_filled_on_the_way(undisturbed):
     records = [read_record(path) for path in find_records(work / "teacher")]
     assert sum(record.counts["samples"] for record in records) == 8
     assert not list((work / "teacher").rglob("*.spool"))
+
+
+def test_teacher_features_can_be_made_before_training(cli, tiny, undisturbed, tmp_path):
+    work = tmp_path / "w"
+    shutil.copytree(undisturbed[0], work, ignore=shutil.ignore_patterns("teacher", "runs"))
+    words = (tiny, f"workdir={work}", "teacher.mode=cache")
+    code, out, _ = cli("plan", *words)
+    assert code == 0 and "cache-teacher" in out and "of disk (fp16)" in out, out
+    code, out, err = cli("pretrain", *words)
+    assert code == 2 and "lacks features of some samples; set teacher.mode=fill, or run cache-teacher" in err
+    code, out, err = cli("cache-teacher", *words)
+    assert code == 0 and "cache-teacher" in out and "RANDOM weights" in out, out + err
+    want, got = (
+        {path.name: read_record(path).sha256 for path in find_records(folder / "teacher")}
+        for folder in (undisturbed[0], work)
+    )
+    assert got == want and len(want) == 3
+    code, out, err = cli("cache-teacher", *words)
+    assert code == 0 and "nothing to do" in out, out + err
+    code, out, err = cli("pretrain", *words)
+    assert code == 0, out + err
+    losses = [
+        [json.loads(line)["loss"] for line in (folder / "runs/tiny/metrics.jsonl").open()]
+        for folder in (undisturbed[0], work)
+    ]
+    assert losses[0] == losses[1]
 
 
 def test_the_export_loads_through_the_public_api(undisturbed):
