@@ -8,7 +8,7 @@ them into a Zarr array and commits it. A killed run loses at most the file it wa
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -66,10 +66,10 @@ def pack_features(features_VDhw: Tensor, store: str) -> dict[str, Array]:
     return {"features": np.rint(values / scale_VD[..., None, None]).astype(np.int8), "scale": scale_VD}
 
 
-def unpack_features(stored_Dhw: Array, scale_D: Array | None) -> Array:
-    """Features [D, h, w] float32 of one view."""
-    values = np.asarray(stored_Dhw, np.float32)
-    return values if scale_D is None else values * np.asarray(scale_D, np.float32)[:, None, None]
+def unpack_features(parts: Mapping[str, Any], place: Any) -> Array:
+    """Features [D, h, w] float32 at a place of what `pack_features` gave, in memory or in a store."""
+    values = np.asarray(parts["features"][place], np.float32)
+    return values * np.asarray(parts["scale"][place], np.float32)[:, None, None] if "scale" in parts else values
 
 
 def commit_features(unit: Unit, keys: list[str], parts: Sequence[dict[str, Array]]) -> Record:
@@ -87,14 +87,14 @@ def commit_features(unit: Unit, keys: list[str], parts: Sequence[dict[str, Array
 
 
 class FeatureCache:
-    """Read and fill the features of one teacher, stored as fp16 or int8."""
+    """Read and fill the features of one teacher."""
 
-    def __init__(self, root: Path, fingerprint: str, samples: Sequence[SampleRef], store: str = "fp16") -> None:
-        self.root, self.fingerprint, self.store = root / fingerprint, fingerprint, store
+    def __init__(self, root: Path, fingerprint: str, samples: Sequence[SampleRef]) -> None:
+        self.root, self.fingerprint = root / fingerprint, fingerprint
         self.by_unit: dict[tuple[str, str], list[SampleRef]] = {}
         for ref in samples:
             self.by_unit.setdefault((ref.dataset, ref.shard.stem), []).append(ref)
-        self._open: dict[tuple[str, str], tuple[dict[str, int], Any, Any]] = {}
+        self._open: dict[tuple[str, str], tuple[dict[str, int], dict[str, Any]]] = {}
         self._units = {
             key: CacheUnit(*key, self.root / key[0], read_record(refs[0].shard.with_suffix(".json")).sha256)
             for key, refs in self.by_unit.items()
@@ -121,26 +121,22 @@ class FeatureCache:
                 return self._spooled(unit, ref, view)
             group = zarr.open_group(unit.data, mode="r")
             keys: Any = group.attrs["keys"]
-            scale = group.get("scale")
-            self._open[key] = ({name: i for i, name in enumerate(keys)}, group["features"], scale)
-        places, array, scale = self._open[key]
+            self._open[key] = ({name: i for i, name in enumerate(keys)}, dict(group.arrays()))
+        places, parts = self._open[key]
         if ref.key not in places:
             raise InputError(f"{self.unit(ref).data} has no features of {ref.key}; delete it and run again")
-        place = (places[ref.key], view.value)
-        return unpack_features(array[place], None if scale is None else scale[place])
+        return unpack_features(parts, (places[ref.key], view.value))
 
     def _spooled(self, unit: CacheUnit, ref: SampleRef, view: View) -> Array | None:
         path = unit.spool / f"{ref.key}.npz"
         if not path.is_file():
             return None
         with np.load(path, allow_pickle=False) as parts:
-            scale = parts["scale"][view.value] if "scale" in parts else None
-            return unpack_features(parts["features"][view.value], scale)
+            return unpack_features(parts, view.value)
 
-    def put(self, ref: SampleRef, features_VDhw: Tensor) -> None:
-        """Spool the features of all views of one sample."""
+    def put(self, ref: SampleRef, parts: dict[str, Any]) -> None:
+        """Spool the features of all views of one sample, as `pack_features` gives them."""
         buffer = BytesIO()
-        parts: dict[str, Any] = pack_features(features_VDhw, self.store)
         np.savez(buffer, **parts)
         write_atomic(self.unit(ref).spool / f"{ref.key}.npz", buffer.getvalue())
 
@@ -159,10 +155,12 @@ class FeatureCache:
 
     def _pack_one(self, unit: CacheUnit, refs: list[SampleRef], paths: list[Path]) -> Record:
         parts = [dict(np.load(path, allow_pickle=False)) for path in paths]
-        made = Unit(
-            "cache-teacher", unit.name, unit.data, unit.record, unit.shard_sha256, {"teacher": self.fingerprint}
-        )
-        return commit_features(made, [ref.key for ref in refs], parts)
+        return commit_features(self.stage_unit(unit), [ref.key for ref in refs], parts)
+
+    def stage_unit(self, unit: CacheUnit, payload: Any = None) -> Unit:
+        """A unit of the cache as the stage contract sees it."""
+        fields = {"teacher": self.fingerprint}
+        return Unit("cache-teacher", unit.name, unit.data, unit.record, unit.shard_sha256, fields, payload)
 
     def missing(self, refs: Iterable[SampleRef]) -> list[SampleRef]:
         """Samples whose features are not there yet."""
@@ -179,18 +177,15 @@ def features_for(
     todo = cache.missing(refs) if cache is not None else list(refs)
     fresh: dict[str, dict[str, Array]] = {}
     for ref in todo:
-        features = teacher.all_views(ref.picture("rgb"))
         # What was just computed goes through the store as well: the same numbers now and when it is read.
-        fresh[ref.key] = pack_features(features, teacher.config.store)
+        fresh[ref.key] = pack_features(teacher.all_views(ref.picture("rgb")), teacher.config.store)
         if cache is not None:
-            cache.put(ref, features)
+            cache.put(ref, fresh[ref.key])
     rows = []
     for ref, wanted in zip(refs, views, strict=True):
         for view in wanted:
             if ref.key in fresh:
-                parts = fresh[ref.key]
-                scale = parts["scale"][view.value] if "scale" in parts else None
-                rows.append(torch.from_numpy(unpack_features(parts["features"][view.value], scale)))
+                rows.append(torch.from_numpy(unpack_features(fresh[ref.key], view.value)))
             else:
                 stored = cache.get(ref, view) if cache is not None else None
                 if stored is None:

@@ -14,11 +14,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
+
 from distill.cache import FeatureCache, commit_features, pack_features
 from distill.teacher import Teacher
 from distill.views import TeacherConfig
 from sharding.errors import ConfigError
-from sharding.manifest import Manifest, open_manifest
+from sharding.manifest import open_manifest, read_shard
 from sharding.records import Record, Unit
 from sharding.stage import RunOptions, StageResult, run_units
 from sharding.workers import map_tasks
@@ -27,28 +29,29 @@ from sharding.workers import map_tasks
 @functools.lru_cache(maxsize=1)
 def _teacher(told: str) -> Teacher:
     """The teacher of a worker process, built once; on the GPU that Ray gave it, if any."""
-    import torch
-
     return Teacher(TeacherConfig(**json.loads(told)), "cuda" if torch.cuda.is_available() else "cpu")
 
 
-def teacher_units(workdir: Path, manifest: Manifest, teacher: Teacher) -> list[Unit]:
+def teacher_units(cache: FeatureCache, config: TeacherConfig) -> list[Unit]:
     """One unit per shard."""
-    cache = FeatureCache(workdir / "teacher", teacher.fingerprint, manifest, teacher.config.store)
     units = []
     for refs in cache.by_unit.values():
-        own = cache.unit(refs[0])
-        payload = (json.dumps(asdict(teacher.config)), workdir / "shards", own.dataset, own.name)
-        fields = {"teacher": teacher.fingerprint}
-        units.append(Unit("cache-teacher", own.name, own.data, own.record, own.shard_sha256, fields, payload))
+        payload = (json.dumps(asdict(config)), refs[0].dataset, refs[0].shard.with_suffix(".json"))
+        units.append(cache.stage_unit(cache.unit(refs[0]), payload))
     return units
+
+
+def open_cache(workdir: Path, datasets: Sequence[str], config: TeacherConfig) -> FeatureCache:
+    """The cache of a teacher over the shards of some datasets."""
+    manifest = open_manifest(workdir / "shards", datasets)
+    return FeatureCache(workdir / "teacher", Teacher(config).fingerprint, manifest)
 
 
 def fill_one(unit: Unit) -> Record:
     """Features of all views of the samples of one shard."""
-    told, shards, dataset, name = unit.payload
-    teacher = _teacher(told)
-    refs = [ref for ref in open_manifest(shards, [dataset]) if ref.shard.stem == name]
+    told, dataset, record = unit.payload
+    teacher, shard = _teacher(told), read_shard(dataset, record)
+    refs = [] if shard is None else shard.refs()
     parts = [pack_features(teacher.all_views(ref.picture("rgb")), teacher.config.store) for ref in refs]
     return commit_features(unit, [ref.key for ref in refs], parts)
 
@@ -60,21 +63,17 @@ def cache_teacher(workdir: Path, datasets: Sequence[str], config: TeacherConfig,
         ConfigError: the teacher cannot be built, or has no weights, or there is to be none.
         InputError: there are no shards.
     """
-    import torch
-
     began = time.perf_counter()
     if config.mode == "none":
         raise ConfigError("teacher.mode=none wants no features; set teacher.mode=cache")
-    manifest = open_manifest(workdir / "shards", datasets)
-    teacher = Teacher(config)
-    FeatureCache(workdir / "teacher", teacher.fingerprint, manifest, config.store).drop_stale()
-    units = teacher_units(workdir, manifest, teacher)
+    cache = open_cache(workdir, datasets, config)
+    cache.drop_stale()
+    units = teacher_units(cache, config)
     gpus = torch.cuda.device_count()
     workers = gpus or os.cpu_count() or 1
     result = run_units(
         "cache-teacher", units, workdir / "teacher", options, lambda todo: map_tasks(fill_one, todo, workers, gpus)
     )
-    if config.is_random:
-        result.notes.append(f"the teacher {config.name} has RANDOM weights (teacher.allow_random)")
+    result.notes += config.notes
     result.seconds = time.perf_counter() - began
     return result

@@ -28,14 +28,9 @@ class Teacher:
 
     def __init__(self, config: TeacherConfig, device: str = "cpu") -> None:
         config.check()
-        if not timm.is_model(config.name):
-            raise ConfigError(f"teacher.name {config.name!r} is not a timm model")
-        options: dict[str, Any] = {"num_classes": 0}
-        if "img_size" in _signature(config.name):
-            options["img_size"] = config.image_size
         torch.manual_seed(0)
         try:
-            self.model = timm.create_model(config.name, pretrained=config.pretrained, **options)
+            self.model = _create(config, config.pretrained)
             if config.checkpoint is not None:
                 _load(self.model, config)
         except (RuntimeError, OSError, TypeError, ValueError) as error:
@@ -61,16 +56,8 @@ class Teacher:
         picture = torch.from_numpy(np.ascontiguousarray(rgb_BHW3)).to(self.device).permute(0, 3, 1, 2).float() / 255
         side = self.config.image_size
         picture = F.interpolate(picture, (side, side), mode="bilinear", antialias=True, align_corners=False)
-        out = self.model.forward_features((picture - self.mean) / self.std)
-        if out.ndim == 3:  # tokens: drop class and register tokens, back to the grid
-            out = out[:, getattr(self.model, "num_prefix_tokens", 0) :]
-            grid = round(out.shape[1] ** 0.5)
-            out = out.transpose(1, 2).reshape(len(out), -1, grid, grid)
-        elif out.shape[-1] == self.model.num_features != out.shape[1]:
-            out = out.permute(0, 3, 1, 2)
-        if self.projection_PD is not None:
-            out = torch.einsum("pd,bdhw->bphw", self.projection_PD, out.float())
-        return out.float()  # type: ignore[no-any-return]
+        out = _feature_map(self.model, (picture - self.mean) / self.std).float()
+        return out if self.projection_PD is None else torch.einsum("pd,bdhw->bphw", self.projection_PD, out)
 
     def all_views(self, rgb_HW3: Array) -> Tensor:
         """Features of every view of one picture: [V, D, h, w].
@@ -81,9 +68,30 @@ class Teacher:
         return self(np.stack([apply_view(rgb_HW3, view, 1) for view in VIEWS]))
 
 
-def _signature(name: str) -> str:
-    """Whether a timm model takes an image size, by its family (only token models do)."""
-    return "img_size" if any(part in name for part in ("vit", "deit", "beit", "eva", "swin")) else ""
+def _create(config: TeacherConfig, pretrained: bool = False) -> Any:
+    """The timm model of a teacher.
+
+    Raises:
+        ConfigError: no such model.
+    """
+    if not timm.is_model(config.name):
+        raise ConfigError(f"teacher.name {config.name!r} is not a timm model")
+    options: dict[str, Any] = {"num_classes": 0}
+    if any(part in config.name for part in ("vit", "deit", "beit", "eva", "swin")):  # only token models take a size
+        options["img_size"] = config.image_size
+    return timm.create_model(config.name, pretrained=pretrained, **options)
+
+
+def _feature_map(model: Any, picture_B3HW: Tensor) -> Tensor:
+    """Features [B, D, h, w], however a family of models lays them out."""
+    out = model.forward_features(picture_B3HW)
+    if out.ndim == 3:  # tokens: drop class and register tokens, back to the grid
+        out = out[:, getattr(model, "num_prefix_tokens", 0) :]
+        grid = round(out.shape[1] ** 0.5)
+        out = out.transpose(1, 2).reshape(len(out), -1, grid, grid)
+    elif out.shape[-1] == model.num_features != out.shape[1]:
+        out = out.permute(0, 3, 1, 2)
+    return out  # type: ignore[no-any-return]
 
 
 def _load(model: torch.nn.Module, config: TeacherConfig) -> None:
@@ -117,18 +125,10 @@ def feature_shape(config: TeacherConfig) -> tuple[int, int, int]:
     Raises:
         ConfigError: no such model.
     """
-    if not timm.is_model(config.name):
-        raise ConfigError(f"teacher.name {config.name!r} is not a timm model")
-    options = {"img_size": config.image_size} if _signature(config.name) else {}
     with torch.device("meta"):
-        model = timm.create_model(config.name, num_classes=0, **options).eval()
-        out = model.forward_features(torch.empty(1, 3, config.image_size, config.image_size))
-    channels = config.project or int(model.num_features)
-    if out.ndim == 3:
-        grid = round((out.shape[1] - getattr(model, "num_prefix_tokens", 0)) ** 0.5)
-        return channels, grid, grid
-    height, width = out.shape[1:3] if out.shape[-1] == model.num_features != out.shape[1] else out.shape[2:]
-    return channels, int(height), int(width)
+        out = _feature_map(_create(config).eval(), torch.empty(1, 3, config.image_size, config.image_size))
+    channels, height, width = out.shape[1:]
+    return config.project or channels, height, width
 
 
 def cache_bytes(config: TeacherConfig, samples: int) -> int:

@@ -74,6 +74,11 @@ class TeacherConfig:
             raise ConfigError(f"teacher: no checkpoint at {self.checkpoint}; mend teacher.checkpoint")
 
     @property
+    def notes(self) -> list[str]:
+        """What everyone who meets its features must be told."""
+        return [f"the teacher {self.name} has RANDOM weights (teacher.allow_random)"] if self.is_random else []
+
+    @property
     def is_random(self) -> bool:
         """Whether this teacher has never learned anything."""
         return self.checkpoint is None and not self.pretrained

@@ -26,16 +26,16 @@ import numpy as np
 import torch
 from numcodecs import blosc
 
+from pipeline.bench_peers import once, peers
 from pipeline.console import format_bytes, notes, table
 from sharding.batches import Bands, choose_bands
 from sharding.errors import ConfigError
-from sharding.frames import Array
+from sharding.frames import Array, Frames
 from sharding.generator.tiles import make_tiles, write_tiles
 from sharding.loader import Loader
 from sharding.local import LoaderConfig
 from sharding.manifest import CUBE, Manifest, open_manifest
 from sharding.order import keyed_rng
-from sharding.records import write_atomic
 from sharding.stream import Stream
 
 SHARD_SAMPLES = 4
@@ -125,26 +125,21 @@ def prepare(config: BenchConfig) -> Manifest:
     if config.shards is not None:
         return open_manifest(config.shards)
     name = f"b{config.bands}s{config.side}n{config.samples}"
-    place = config.folder / name / "shards"
-    if not (place / "complete").is_file():
-        notes.print(f"generating {config.samples} tiles of {config.bands} bands at {config.side} x {config.side}")
-        sizes = [SHARD_SAMPLES] * (config.samples // SHARD_SAMPLES) or [config.samples]
-        write_tiles(place, "bench", make_tiles(config.bands, config.side, sum(sizes)), sizes)
-        write_atomic(place / "complete", b"")
-    return open_manifest(place, ["bench"])
+    sizes = [SHARD_SAMPLES] * (config.samples // SHARD_SAMPLES) or [config.samples]
+    tiles = make_tiles(config.bands, config.side, sum(sizes))
+    place = once(config.folder / name, lambda folder: write_tiles(folder / "shards", "bench", tiles, sizes))
+    return open_manifest(place / "shards", ["bench"])
 
 
 def bare_loop(manifest: Manifest, config: BenchConfig) -> Pass:
     """The bound: nothing but pread and decode of the same bytes, into one buffer."""
     samples, out = [], np.empty(0)
     for ref in manifest[: config.samples]:
-        meta = ref.meta()
-        starts = np.cumsum([0, *meta["frame_bytes"]]).tolist()
-        base = ref.members[CUBE][0]
-        bands = wanted_bands(meta["shape_CHW"][0], config.wanted).tolist()
-        ranges = [(meta["frame_bytes"][b], base + starts[b]) for b in bands]
+        frames, base = Frames.of(ref.meta()), ref.members[CUBE][0]
+        bands = wanted_bands(frames.shape_CHW[0], config.wanted).tolist()
+        ranges = [(frames.start[b + 1] - frames.start[b], base + frames.start[b]) for b in bands]
         samples.append((os.open(ref.shard, os.O_RDONLY), ranges))
-        out = np.empty((len(bands), *meta["shape_CHW"][1:]), meta["dtype"])
+        out = np.empty((len(bands), *frames.shape_CHW[1:]), frames.dtype)
 
     def begin() -> Iterator[int]:
         source = cycle(samples)
@@ -162,7 +157,7 @@ class NullDecode(Bands):
 
     def fill(self, plan: Any, frames: Any, row: int, arrays: dict[str, Array]) -> Any:  # noqa: ARG002
         """Touch every frame."""
-        meta, bands, flipped, _ = plan.chosen
+        meta, bands, flipped = plan.chosen
         for band in bands.tolist():
             frames[band]
         return plan.ref.key, plan.ref.dataset, [], float(meta["gsd_m"]), 1.0, 0.0, flipped
@@ -188,8 +183,6 @@ def contestants(manifest: Manifest, config: BenchConfig) -> list[Contestant]:
         found.append(Contestant(f"null decode, {workers} workers", ours(manifest, config, workers, NullDecode), size))
         found.append(Contestant(f"ours, {workers} workers", ours(manifest, config, workers), size))
     if config.peers:
-        from pipeline.bench_peers import peers
-
         bands = wanted_bands(manifest[0].meta()["shape_CHW"][0], config.wanted)
         folder = config.folder / manifest.fingerprint
         for name, begin, held in peers(manifest[: config.samples], folder, bands, config.batch, config.workers):

@@ -18,7 +18,7 @@ import numpy as np
 
 from pipeline.console import notes
 from sharding.frames import Array, Frames
-from sharding.manifest import LazyFrames, SampleRef
+from sharding.manifest import SampleRef
 from sharding.records import write_atomic
 
 CHUNK_BYTES = 450 << 20
@@ -29,11 +29,11 @@ def stored_cube(ref: SampleRef) -> Array:
     """All bands of a sample as they are stored, [C, H, W]."""
     frames = Frames.of(ref.meta())
     out = np.empty(frames.shape_CHW, frames.dtype)
-    frames.stored_into(LazyFrames(ref, frames, frames.needed()), range(frames.stored), out)
+    frames.stored_into(ref.lazily(frames), range(frames.stored), out)
     return out
 
 
-def _once(folder: Path, write: Callable[[Path], None]) -> Path:
+def once(folder: Path, write: Callable[[Path], Any]) -> Path:
     """A folder that is written whole or not at all."""
     if not (folder / "complete").is_file():
         shutil.rmtree(folder, ignore_errors=True)
@@ -120,7 +120,7 @@ def _webdataset(refs: Sequence[SampleRef], folder: Path, bands: Array, batch: in
                 for ref in refs:
                     sink.write({"__key__": ref.key, f"cube.{kind}": ENCODE[kind](stored_cube(ref))})
 
-        place = _once(folder / f"webdataset-{kind}", write)
+        place = once(folder / f"webdataset-{kind}", write)
 
         def take(sample: dict[str, Any], kind: str = kind) -> dict[str, Array]:
             return {"cube": np.ascontiguousarray(DECODE[kind](sample[f"cube.{kind}"])[bands])}
@@ -145,9 +145,9 @@ def _streaming(refs: Sequence[SampleRef], folder: Path, bands: Array, batch: int
                 sink.write({"cube": stored_cube(ref)})
 
     # Compressed shards are unpacked once to where the plain ones lie: only their size is of interest.
-    packed = _size(_once(folder / "streaming-zstd", partial(write, compression="zstd")))
+    packed = _size(once(folder / "streaming-zstd", partial(write, compression="zstd")))
     notes.print(f"MosaicML Streaming with zstd would hold {packed / len(refs) / 1e6:.1f} MB a sample", style="dim")
-    place = _once(folder / "streaming", partial(write, compression=None))
+    place = once(folder / "streaming", partial(write, compression=None))
 
     class Chosen(StreamingDataset):  # type: ignore[misc]
         def __getitem__(self, at: int) -> Any:
@@ -179,7 +179,7 @@ def _litdata(refs: Sequence[SampleRef], folder: Path, bands: Array, batch: int, 
             return {"cube": np.ascontiguousarray(super().__getitem__(at)["cube"][bands])}
 
     for compression in ("zstd", None):
-        place = _once(folder / f"litdata-{compression}", partial(write, compression=compression))
+        place = once(folder / f"litdata-{compression}", partial(write, compression=compression))
         held = "zstd" if compression else "raw"
         for count in dict.fromkeys((0, workers)):
             for name, kind in (("", Chosen), (", whole samples", StreamingDataset)):

@@ -30,10 +30,9 @@ def export_unit(config: Config, checkpoint_sha: str) -> Unit:
 def provenance(config: Config, step: int) -> dict[str, Any]:
     """What a user of the weights wants to know of their making."""
     manifest = open_manifest(config.work / "shards", config.training_datasets)
-    shards = {ref.shard for ref in manifest}
-    labelled_by = sorted({read_record(shard.with_suffix(".json")).extra["labelled_by"] for shard in shards})
-    first = {ref.dataset: ref for ref in reversed(manifest)}
-    axes = {name: ref.meta()["wavelength_nm"] for name, ref in sorted(first.items())}
+    records = (read_record(shard.path.with_suffix(".json")) for shard in manifest.shards)
+    labelled_by = sorted({record.extra["labelled_by"] for record in records})
+    axes = {name: ref.meta()["wavelength_nm"] for name, ref in sorted(manifest.firsts.items())}
     with torch.device("meta"):  # shapes are all that the card tells of
         model = create_model(config.model.name, input_mode=config.model.input_mode, **config.model.options)
     return card(model) | {

@@ -17,8 +17,8 @@ from pipeline.console import console, short_path, table
 from pipeline.report import paint_labels, save_figure
 from pseudolabel.comparison import SCORES
 from pseudolabel.quality import SOURCES, add_up, summary
-from sharding.manifest import SampleRef
-from sharding.records import data_path, find_records, read_record, write_atomic
+from sharding.manifest import SampleRef, read_shard
+from sharding.records import find_records, read_record, write_atomic
 
 SHOWN, ACROSS = 12, 4
 
@@ -89,10 +89,9 @@ def _some_samples(folder: Path, dataset: str) -> list[SampleRef]:
     chosen = [paths[index] for index in _spread(len(paths), SHOWN)]
     refs: list[list[SampleRef]] = []
     for path in chosen:
-        record = read_record(path)
-        data = data_path(path, record)
-        if data is not None:
-            refs.append([SampleRef(dataset, key, data, members) for key, members in record.extra["index"].items()])
+        shard = read_shard(dataset, path)
+        if shard is not None:
+            refs.append(shard.refs())
     each = -(-SHOWN // max(len(refs), 1))
     picked = [own[place] for own in refs for place in _spread(len(own), each)]
     return picked[:SHOWN]

@@ -75,12 +75,10 @@ def stage_rows(config: Config, options: RunOptions) -> list[Row]:
                 units = pseudolabel_units(config.work, config.training_datasets, config.pseudolabel)
                 rows.append(_from_units(stage, units, options))
             elif stage == "cache-teacher":
-                from distill.fill import teacher_units
-                from distill.teacher import Teacher
+                from distill.fill import open_cache, teacher_units
 
-                manifest = open_manifest(config.work / "shards", config.training_datasets)
-                units = teacher_units(config.work, manifest, Teacher(config.teacher))
-                rows.append(_from_units(stage, units, options))
+                cache = open_cache(config.work, config.training_datasets, config.teacher)
+                rows.append(_from_units(stage, teacher_units(cache, config.teacher), options))
             elif stage == "pretrain":
                 rows.append(_training(config))
             elif stage == "export":

@@ -54,9 +54,10 @@ class Checkpoints:
         """Why the checkpoints that are there belong to another run, or None."""
         for step, path in self.records():
             record = read_record(path)
-            why = check_unchanged(self.unit(step), record)
+            unit = self.unit(step)
+            why = check_unchanged(unit, record)
             if why:
-                same_settings = record.config == self.unit(step).config
+                same_settings = record.config == unit.config
                 return (self._what_changed(data_path(path, record)) if same_settings else None) or why
         return None
 

@@ -195,11 +195,11 @@ class TrainingViews:
         pictures = plan.small.picture("instances").astype(np.int64), plan.small.picture("valid")
         views = []
         for number, choice in enumerate(choices):
-            own = {name: array[VIEWS_PER_IMAGE * row + number] for name, array in arrays.items()}
-            own["visible"] = arrays["visible"][VIEWS_PER_IMAGE * row + number :][:1]
+            at = VIEWS_PER_IMAGE * row + number
+            own = {name: array[at] for name, array in arrays.items()}
             labels = self._fill_cube(plan, frames, choice, meta, pictures, own)
             self._fill_masks(choice, meta, labels, own)
-            own["visible"][:] = meta["covers_visible"]
+            arrays["visible"][at] = meta["covers_visible"]
             wl = np.asarray(meta["wavelength_nm"], float)[choice.bands].tolist()
             views.append((wl, choice.view, float(meta["gsd_m"])))
         return plan.ref.key, views

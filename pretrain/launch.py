@@ -170,8 +170,8 @@ def pretrain(spec: RunSpec, options: RunOptions) -> StageResult:
     dropped = len(read_all(run, DROPPED))
     if dropped:
         result.notes.append(f"{dropped} micro-batches had no finite loss: {run}/dropped-*.jsonl says which")
-    if spec.teacher.mode != "none" and spec.teacher.is_random and spec.pretrain.objective.distil:
-        result.notes.append(f"the teacher {spec.teacher.name} has RANDOM weights (teacher.allow_random)")
+    if spec.teacher.mode != "none" and spec.pretrain.objective.distil:
+        result.notes += spec.teacher.notes
     return result
 
 

@@ -10,6 +10,7 @@ import math
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
@@ -77,7 +78,7 @@ class Trainer:
         )
         student = build_student(spec)
         views = TrainingViews(config.sample, student.size.patch_size, student.size.input_mode == "public")
-        self.waited, self.dropped = 0.0, 0
+        self.waited, self.dropped, self.seen = 0.0, 0, Counter[str]()
         self.speed: Speedometer | None = None
         self.passes = config.global_batch // world() // config.micro_batch
         self.loader = Loader(self.stream, views, config.loader, held=2)  # one is trained on, one is being read
@@ -97,8 +98,7 @@ class Trainer:
         teacher = Teacher(self.spec.teacher, str(device()))
         if self.spec.teacher.mode == "live":
             return teacher, None
-        store = self.spec.teacher.store
-        cache = FeatureCache(Path(self.spec.workdir) / "teacher", teacher.fingerprint, self.manifest, store)
+        cache = FeatureCache(Path(self.spec.workdir) / "teacher", teacher.fingerprint, self.manifest)
         from_rank0(cache.drop_stale)
         if self.spec.teacher.mode == "cache" and cache.missing(self.manifest):
             raise InputError(
@@ -182,7 +182,7 @@ class Trainer:
             "mfu": None if self.speed is None else round(self.speed.mfu(seconds), 4),
             "memory_mb": round(memory_bytes(device()) / 1e6, 1),
             "seconds": round(seconds, 4),
-            "samples": self.stream.seen((step + 1) * config.global_batch),
+            "samples": dict(self.seen),
         }
 
     def _measure(self, batch: Batch, features: torch.Tensor | None, use_boxes: bool) -> Speedometer:
@@ -215,7 +215,8 @@ class Trainer:
         """Run to the last step from wherever the newest valid checkpoint stands."""
         start = restore(self.engine, self.checkpoints, self.config.zero_stage, self.mean)
         log = MetricsLog(self.run / "metrics.jsonl", start) if rank() == 0 else None
-        self.loader.load_state_dict(self.stream.state(start * self.config.global_batch))
+        self.loader.consumed = start * self.config.global_batch
+        self.seen = Counter(self.stream.seen(self.loader.consumed))
         batches = self.batches((self.config.steps - start) * self.passes)
         for step in range(start, self.config.steps):
             began, self.waited = time.perf_counter(), 0.0
@@ -225,6 +226,7 @@ class Trainer:
             stopping = terms.pop("stop") > 0  # one rank that was told is enough, and all agree
             self._check_dropped(step, terms["dropped"])
             self._tell_skipped()
+            self.seen.update(self.stream.counts(step))
             if log is not None:
                 log.write(self._row(step, terms, time.perf_counter() - began))
             if stopping or step + 1 == self.config.steps or (step + 1) % self.config.save_every == 0:

@@ -37,7 +37,7 @@ from sharding.records import (
     read_record,
     temporary_path,
 )
-from sharding.shards import checksums, index_shard, join_shards
+from sharding.shards import described, index_shard, join_shards
 from sharding.stage import Progress, RunOptions, StageResult, check_unchanged, run_units
 from sharding.workers import ray_session
 
@@ -169,10 +169,9 @@ def commit_parts(
 
     def write(temporary: Path) -> Body:
         join_shards(temporary, parts)
-        index = index_shard(temporary)
-        counts["samples"] = len(index)
-        extra = {"index": index, "crc32": checksums(temporary, index), "labelled_by": by, "quality": add_up(quality)}
-        return Body(counts, failures, extra)
+        told = described(temporary)
+        counts["samples"] = len(told["index"])
+        return Body(counts, failures, told | {"labelled_by": by, "quality": add_up(quality)})
 
     def check(temporary: Path) -> None:
         if len(index_shard(temporary)) != counts["samples"]:

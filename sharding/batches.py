@@ -90,13 +90,12 @@ class Bands:
         flipped = self.flip and bool(rng.integers(2))
         if self.values == "stored" and frames.basis is not None:
             raise ConfigError(f"{ref.key} is of low rank and has no stored bands; take values='physical'")
-        most = min(self.count or len(good), len(good))
-        return Plan(ref, small, frames, frames.needed(bands), (meta, bands, flipped, most))
+        return Plan(ref, small, frames, frames.needed(bands), (meta, bands, flipped))
 
     def layout(self, plans: Sequence[Plan]) -> Layout:
         """Room for the most bands that these samples can give."""
         _, height, width = plans[0].frames.shape_CHW
-        bands = max(plan.chosen[3] for plan in plans)
+        bands = max(len(plan.chosen[1]) for plan in plans)
         types = {plan.frames.dtype.str for plan in plans} if self.values == "stored" else {"<f4"}
         if len(types) > 1:
             raise ConfigError(f"samples are stored as {', '.join(sorted(types))}; take values='physical'")
@@ -108,7 +107,7 @@ class Bands:
 
     def fill(self, plan: Plan, frames: Mapping[int, bytes], row: int, arrays: dict[str, Array]) -> Any:
         """Decode one sample into its row."""
-        meta, bands, flipped, _ = plan.chosen
+        meta, bands, flipped = plan.chosen
         cube_KHW = arrays["cube"][row]
         decode = plan.frames.stored_into if self.values == "stored" else plan.frames.physical_into
         decode(frames, bands, cube_KHW[: len(bands)])

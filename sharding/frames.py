@@ -132,8 +132,8 @@ def encode_frames(stored_XHW: Array, packing: PackingConfig) -> tuple[bytes, dic
         told["group"] = packing.group
         anchors = anchor_of(np.arange(len(planes)), packing.group, len(planes)).tolist()
         planes = [
-            plane if anchors[b] == b else _difference(plane, planes_b)
-            for b, (plane, planes_b) in enumerate(zip(planes, [planes[a] for a in anchors], strict=True))
+            plane if anchor == band else _difference(plane, planes[anchor])
+            for band, (plane, anchor) in enumerate(zip(planes, anchors, strict=True))
         ]
     codec = choose_codec(planes, packing.slack)
     frames = [codec.encode(plane) for plane in planes]
@@ -147,7 +147,6 @@ class Frames:
     """Where the frames of a cube lie and how they are read; made from the json of a sample."""
 
     shape_CHW: tuple[int, int, int]
-    stored: int
     dtype: np.dtype[Any]
     start: tuple[int, ...]
     crc32c: tuple[int, ...]
@@ -164,9 +163,14 @@ class Frames:
         starts = np.cumsum([0, *meta["frame_bytes"]]).tolist()
         shape = tuple(meta["shape_CHW"])
         return cls(
-            (shape[0], shape[1], shape[2]), len(starts) - 1, np.dtype(meta["dtype"]), tuple(starts),
+            (shape[0], shape[1], shape[2]), np.dtype(meta["dtype"]), tuple(starts),
             tuple(meta["frame_crc32c"]), int(meta.get("group", 1)), meta["scale"], meta["offset"], basis,
         )  # fmt: skip
+
+    @property
+    def stored(self) -> int:
+        """Planes that are stored: bands, or components."""
+        return len(self.crc32c)
 
     def needed(self, bands: Sequence[int] | Array | None = None) -> list[int]:
         """The frames that some bands take (None = all bands), in the order of the file."""

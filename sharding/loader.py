@@ -49,7 +49,7 @@ class Loader(Generic[B_co]):
         """
         self.stream, self.assembler, self.config, self.held = stream, assembler, config or LoaderConfig(), held
         self.config.check()
-        self.consumed = stream.start
+        self.consumed = 0
         self.skipped: list[Skipped] = []
         self._told = 0
 
@@ -63,8 +63,7 @@ class Loader(Generic[B_co]):
         Raises:
             ChangedError: it is the state of another stream; names what changed.
         """
-        self.stream.resume(state)
-        self.consumed = self.stream.start
+        self.consumed = self.stream.resume(state)
 
     def take_skipped(self) -> list[Skipped]:
         """What was skipped since this was asked last."""
@@ -98,10 +97,8 @@ class Loader(Generic[B_co]):
 
     def _slot_bytes(self) -> int:
         """Room for a batch of the largest samples, judged by the first of each dataset."""
-        manifest, most = self.stream.manifest, 0
-        firsts = {shard.dataset: number for number, shard in reversed(list(enumerate(manifest.shards))) if shard.keys}
-        for number in firsts.values():
-            ref = manifest.shards[number].ref(0)
+        most = 0
+        for ref in self.stream.manifest.firsts.values():
             try:
                 with ref.naming():
                     plan = self.assembler.plan(ref, ref.small_members(self.assembler.members), 0, 0)

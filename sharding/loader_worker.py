@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -90,7 +91,6 @@ class Worker(Generic[B_co]):
             near = NodeCache(Path(config.cache).expanduser(), config.cache_bytes, manifest.known)
         self.files = Files(config.open_files, near)
         self.reads = config.reads or (NETWORK_READS if on_network(manifest.shards[0].path) else 0)
-        self._pool: ThreadPoolExecutor | None = None
         self._bad: dict[int, str] = {}
 
     def __getitems__(self, job: tuple[int, Draws]) -> Made:  # called by torch with what the batch sampler gave
@@ -163,19 +163,17 @@ class Worker(Generic[B_co]):
         if not self.reads:
             for plan, own in zip(plans, runs, strict=True):
                 self.files.will_need(plan.ref.shard, [(run.offset, run.size) for run in own])
-            return [partial(LazyFrames, plan.ref, plan.frames, plan.needed) for plan in plans]
+            return [partial(LazyFrames, plan.ref, plan.frames, own) for plan, own in zip(plans, runs, strict=True)]
         begun = [
             [self.pool.submit(plan.ref.read_run, plan.frames, run) for run in own]
             for plan, own in zip(plans, runs, strict=True)
         ]
         return [partial(_gather, own) for own in begun]
 
-    @property
+    @cached_property
     def pool(self) -> ThreadPoolExecutor:
         """Threads that read; made where they are used, since threads do not survive a fork."""
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(self.reads)
-        return self._pool
+        return ThreadPoolExecutor(self.reads)
 
 
 def _gather(reads: Sequence[Future[dict[int, bytes]]]) -> dict[int, bytes]:
@@ -189,15 +187,10 @@ class DamagedError(Exception):
         self.index, self.reason = index, reason
 
 
-class _damage:  # noqa: N801 - a context
+@contextmanager
+def _damage(index: int) -> Iterator[None]:
     """Turns what cannot be read into a DamagedError that knows the sample."""
-
-    def __init__(self, index: int) -> None:
-        self.index = index
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, InputError):
-            raise DamagedError(self.index, str(error)) from error
+    try:
+        yield
+    except InputError as error:
+        raise DamagedError(index, str(error)) from error

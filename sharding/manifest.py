@@ -10,7 +10,8 @@ from __future__ import annotations
 import bisect
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,10 @@ class SampleRef:
         whole, base = self.read_at(run.offset, run.size), run.offset - self.members[CUBE][0]
         return {i: whole[frames.start[i] - base : frames.start[i + 1] - base] for i in run.frames}
 
+    def lazily(self, frames: Frames, bands: Sequence[int] | Array | None = None) -> LazyFrames:
+        """The frames that some bands take (None = all bands), read when they are asked for."""
+        return LazyFrames(self, frames, self.runs(frames, frames.needed(bands)))
+
     def bands(self, meta: Mapping[str, Any], chosen: Sequence[int] | Array | None = None) -> Array:
         """Physical values [K, H, W] float32 of the chosen bands; the others are neither read nor decoded.
 
@@ -119,20 +124,28 @@ class SampleRef:
         bands = np.arange(frames.shape_CHW[0]) if chosen is None else np.asarray(chosen, np.int64)
         out_KHW = np.empty((len(bands), *frames.shape_CHW[1:]), np.float32)
         with self.naming():
-            frames.physical_into(LazyFrames(self, frames, frames.needed(bands)), bands, out_KHW)
+            frames.physical_into(self.lazily(frames, bands), bands, out_KHW)
         return out_KHW
 
-    def naming(self) -> _Naming:
+    @contextmanager
+    def naming(self) -> Iterator[None]:
         """A context in which a failure of decoding is told with file and sample."""
-        return _Naming(self)
+        try:
+            yield
+        except (InputError, ValueError, RuntimeError, KeyError, OSError, SyntaxError) as error:
+            if self.key in str(error):
+                raise
+            raise InputError(
+                f"{self.shard}: sample {self.key}: {error}; run verify --discard, then pseudolabel again"
+            ) from error
 
 
 class LazyFrames(Mapping[int, bytes]):
     """Frames of a cube that are read when they are asked for; the last two reads are kept."""
 
-    def __init__(self, ref: SampleRef, frames: Frames, needed: Sequence[int]) -> None:
+    def __init__(self, ref: SampleRef, frames: Frames, runs: Iterable[Run]) -> None:
         self.ref, self.table = ref, frames
-        self.runs = {frame: run for run in ref.runs(frames, needed) for frame in run.frames}
+        self.runs = {frame: run for run in runs for frame in run.frames}
         self._held: list[dict[int, bytes]] = []
 
     def __getitem__(self, frame: int) -> bytes:
@@ -147,22 +160,6 @@ class LazyFrames(Mapping[int, bytes]):
 
     def __len__(self) -> int:
         return len(self.runs)
-
-
-class _Naming:
-    def __init__(self, ref: SampleRef) -> None:
-        self.ref = ref
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, (InputError, ValueError, RuntimeError, KeyError, OSError, SyntaxError)):
-            told = str(error)
-            if self.ref.key not in told:
-                raise InputError(
-                    f"{self.ref.shard}: sample {self.ref.key}: {told}; run verify --discard, then pseudolabel again"
-                ) from error
 
 
 @dataclass(frozen=True)
@@ -211,6 +208,10 @@ class Shard:
         members = {name: row for name, row in zip(self.members, rows, strict=True) if row[1] >= 0}
         return SampleRef(self.dataset, self.keys[index], self.path, members, files)
 
+    def refs(self) -> list[SampleRef]:
+        """All of its samples."""
+        return [self.ref(index) for index in range(len(self.keys))]
+
 
 class Manifest(Sequence[SampleRef]):
     """All samples of some datasets in canonical order, with a fingerprint of their content."""
@@ -229,7 +230,7 @@ class Manifest(Sequence[SampleRef]):
         return self.ref(index)
 
     def __iter__(self) -> Iterator[SampleRef]:
-        return (shard.ref(index) for shard in self.shards for index in range(len(shard.keys)))
+        return (ref for shard in self.shards for ref in shard.refs())
 
     def place(self, index: int) -> tuple[int, int]:
         """(shard, sample in it) of a sample."""
@@ -242,6 +243,11 @@ class Manifest(Sequence[SampleRef]):
             raise IndexError(f"sample {index} of {len(self)}")
         shard, inside = self.place(int(index) % len(self))
         return self.shards[shard].ref(inside, files)
+
+    @property
+    def firsts(self) -> dict[str, SampleRef]:
+        """The first sample of each dataset."""
+        return {shard.dataset: shard.ref(0) for shard in reversed(self.shards) if shard.keys}
 
     @property
     def layout(self) -> dict[str, list[int]]:
@@ -262,7 +268,7 @@ class Manifest(Sequence[SampleRef]):
         return {shard.path: Known(shard.sha256, shard.bytes) for shard in self.shards}
 
 
-def _shard(dataset: str, path: Path) -> Shard | None:
+def read_shard(dataset: str, path: Path) -> Shard | None:
     """The shard of a record, or None for a failed unit or another file; with as little work as there can be."""
     text = path.read_bytes()
     if b'"schema": "hypervision.record/' not in text:
@@ -302,7 +308,7 @@ def open_manifest(shards: Path, datasets: Sequence[str] | None = None) -> Manife
     if datasets is not None:
         names = list(datasets)
     for dataset in names:
-        own = [shard for path in _record_paths(shards / dataset) if (shard := _shard(dataset, path)) is not None]
+        own = [shard for path in _record_paths(shards / dataset) if (shard := read_shard(dataset, path)) is not None]
         if not any(shard.keys for shard in own):
             raise InputError(f"{shards / dataset} holds no finished shard; run pseudolabel for {dataset} first")
         found += own

@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ from sharding.errors import ConfigError
 LOGIC = 2
 KEPT = 4  # passes and epochs kept in memory
 Indices = NDArray[np.int64]
+T = TypeVar("T")
 
 
 def keyed_rng(*key: Any) -> np.random.Generator:
@@ -79,6 +80,15 @@ class Draws:
         return Draws(self.position[part], self.index[part], self.visit[part])
 
 
+def _remembered(kept: dict[int, T], number: int, make: Callable[[int], T]) -> T:
+    """What `make` gives for a number, of which the last few are kept."""
+    if number not in kept:
+        kept[number] = make(number)
+        while len(kept) > KEPT:
+            del kept[next(iter(kept))]
+    return kept[number]
+
+
 class _Dataset:
     """The endless passes of one dataset."""
 
@@ -90,15 +100,13 @@ class _Dataset:
 
     def one_pass(self, number: int) -> Indices:
         """All samples once: shards in random order, samples shuffled within blocks of them."""
-        if number not in self._passes:
-            rng = keyed_rng("pass", *self.key, self.name, number)
-            order = rng.permutation(len(self.shards))
-            blocks = [order[start : start + self.block] for start in range(0, len(order), self.block)]
-            shuffled = [rng.permutation(np.concatenate([self.shards[i] for i in block])) for block in blocks]
-            self._passes[number] = np.concatenate(shuffled)
-            while len(self._passes) > KEPT:
-                del self._passes[next(iter(self._passes))]
-        return self._passes[number]
+        return _remembered(self._passes, number, self._shuffle)
+
+    def _shuffle(self, number: int) -> Indices:
+        rng = keyed_rng("pass", *self.key, self.name, number)
+        order = rng.permutation(len(self.shards))
+        blocks = [order[start : start + self.block] for start in range(0, len(order), self.block)]
+        return np.concatenate([rng.permutation(np.concatenate([self.shards[i] for i in block])) for block in blocks])
 
     def draws(self, epoch: int) -> tuple[Indices, Indices]:
         """(sample, visit) of its draws in an epoch."""
@@ -171,18 +179,17 @@ class Order:
 
     def epoch(self, number: int) -> tuple[Indices, Indices]:
         """(sample, visit) at every position of an epoch; the draws of each dataset are spread evenly over it."""
-        if number not in self._epochs:
-            times, parts = [], []
-            for data in self.datasets:
-                rng = keyed_rng("mix", LOGIC, self.seed, self.fingerprint, data.name, number)
-                times.append((np.arange(data.quota) + rng.random(data.quota)) / data.quota)
-                parts.append(data.draws(number))
-            order = np.argsort(np.concatenate(times), kind="stable")
-            index, visit = (np.concatenate(part)[order] for part in zip(*parts, strict=True))
-            self._epochs[number] = (index, visit)
-            while len(self._epochs) > KEPT:
-                del self._epochs[next(iter(self._epochs))]
-        return self._epochs[number]
+        return _remembered(self._epochs, number, self._interleave)
+
+    def _interleave(self, number: int) -> tuple[Indices, Indices]:
+        times, parts = [], []
+        for data in self.datasets:
+            rng = keyed_rng("mix", LOGIC, self.seed, self.fingerprint, data.name, number)
+            times.append((np.arange(data.quota) + rng.random(data.quota)) / data.quota)
+            parts.append(data.draws(number))
+        order = np.argsort(np.concatenate(times), kind="stable")
+        index, visit = (np.concatenate(part)[order] for part in zip(*parts, strict=True))
+        return index, visit
 
     def draws(self, start: int, count: int) -> Draws:
         """What stands at positions [start, start + count)."""

@@ -79,7 +79,6 @@ class Stream:
             )
         self.manifest, self.global_batch, self.rank, self.world = manifest, global_batch, rank, world
         self.order = Order(manifest.layout, manifest.fingerprint, seed, mixing)
-        self.start = 0
 
     @classmethod
     def open(cls, shards: Path | str, global_batch: int, **options: Any) -> Stream:
@@ -99,8 +98,8 @@ class Stream:
         """What a checkpoint keeps when `consumed` samples (over all ranks) have been trained on."""
         return {"version": VERSION, "consumed": consumed, "identity": self.identity}
 
-    def resume(self, state: Mapping[str, Any]) -> None:
-        """Go on where a state stands, on any number of ranks.
+    def resume(self, state: Mapping[str, Any]) -> int:
+        """The samples consumed at a state, where any number of ranks can go on.
 
         Raises:
             ChangedError: it is the state of another stream; names what changed.
@@ -113,7 +112,7 @@ class Stream:
                 f"the stream is not the one that was interrupted: {_shown(rows)}; "
                 f"put it back as it was, or start a new run"
             )
-        self.start = int(state["consumed"])
+        return int(state["consumed"])
 
     def seen(self, consumed: int) -> dict[str, int]:
         """Samples of each dataset among the first `consumed`; what stood in for a damaged one is of its dataset."""
@@ -121,15 +120,18 @@ class Stream:
         inside = self.order.counts(self.order.draws(epochs * self.order.epoch_size, rest))
         return {name: epochs * quota + inside[name] for name, quota in self.order.quotas.items()}
 
-    def jobs(self, start: int | None = None) -> Iterator[Draws]:
+    def counts(self, step: int) -> dict[str, int]:
+        """Samples of each dataset in one step."""
+        return self.order.counts(self.order.draws(step * self.global_batch, self.global_batch))
+
+    def jobs(self, start: int) -> Iterator[Draws]:
         """The batches of this rank from a position on, for ever.
 
         The samples of a step are dealt to its batches and those to the ranks, so that the batches are the same on any
         number of ranks: what is averaged over a batch is, too.
         """
-        begin = self.start if start is None else start
         batches = self.global_batch // self.micro_batch
-        for position in count(begin, self.global_batch):
+        for position in count(start, self.global_batch):
             draws = self.order.draws(position, self.global_batch)
             for number in range(self.rank, batches, self.world):
                 yield draws[number::batches]

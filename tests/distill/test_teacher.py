@@ -83,11 +83,11 @@ def test_cached_features_drift_little_from_live_ones(manifest, tmp_path, store, 
     """Live, just computed and read back are the same numbers; against full precision the cosine says what is lost."""
     config = TeacherConfig(**{**vars(CONFIG), "store": store, "project": project})
     teacher, refs, views = Teacher(config), list(manifest), [[View.IDENTITY, View.FLIPPED]] * 3
-    cache = FeatureCache(tmp_path / "teacher", teacher.fingerprint, refs, store)
+    cache = FeatureCache(tmp_path / "teacher", teacher.fingerprint, refs)
     filled = features_for(teacher, cache, refs, views)
     assert torch.equal(filled, features_for(teacher, None, refs, views))
     (record,) = cache.pack()
-    read = features_for(teacher, FeatureCache(tmp_path / "teacher", teacher.fingerprint, refs, store), refs, views)
+    read = features_for(teacher, FeatureCache(tmp_path / "teacher", teacher.fingerprint, refs), refs, views)
     assert torch.equal(read, filled)
     exact = torch.cat([teacher.all_views(ref.picture("rgb")) for ref in refs])
     assert torch.nn.functional.cosine_similarity(read, exact, dim=1).min() > cosine

@@ -171,14 +171,24 @@ def test_a_replaced_shard_refuses_and_is_named(cli, tiny, undisturbed, tmp_path)
     assert code == 2 and "cave: shard cave-00000 was replaced; add --overwrite" in err
 
 
+def harm_first_sample(work: Path, harm) -> str:
+    """Change the json of the first sample in place, to as many bytes; returns its key."""
+    index = read_record(work / "shards" / "cave" / "cave-00000.json").extra["index"]
+    key, members = next(iter(index.items()))
+    offset, size = members["json"]
+    with (work / "shards" / "cave" / "cave-00000.tar").open("r+b") as file:
+        file.seek(offset)
+        harmed = harm(file.read(size))
+        assert len(harmed) == size
+        file.seek(offset)
+        file.write(harmed)
+    return key
+
+
 def test_a_damaged_sample_stops_training_by_name_or_is_skipped_and_counted(cli, tiny, undisturbed, tmp_path):
     work = tmp_path / "w"
     subprocess.run(["cp", "-r", str(undisturbed[0]), str(work)], check=True)
-    index = read_record(work / "shards" / "cave" / "cave-00000.json").extra["index"]
-    key, members = next(iter(index.items()))
-    with (work / "shards" / "cave" / "cave-00000.tar").open("r+b") as file:
-        file.seek(members["json"][0])
-        file.write(b"?")
+    key = harm_first_sample(work, lambda told: b"?" + told[1:])
     words = ("pretrain", tiny, f"workdir={work}", "pretrain.run=other", "pretrain.loader.workers=1")
     code, _, err = cli(*words)
     assert code == 2 and f"sample {key}" in err and "run verify --discard, then pseudolabel again" in err
@@ -257,14 +267,8 @@ def test_stop_signals_save_end_with_their_own_code_and_lose_nothing(cli, launch,
 def test_a_loss_that_is_not_finite_is_dropped_counted_and_fatal_over_a_limit(cli, tiny, undisturbed, tmp_path):
     work = tmp_path / "w"
     subprocess.run(["cp", "-r", str(undisturbed[0]), str(work)], check=True)
-    index = read_record(work / "shards" / "cave" / "cave-00000.json").extra["index"]
-    key, members = next(iter(index.items()))
-    with (work / "shards" / "cave" / "cave-00000.tar").open("r+b") as file:
-        offset, size = members["json"]
-        file.seek(offset)
-        found = re.search(rb'"gsd_m": ([^,]+),', file.read(size))
-        file.seek(offset + found.start(1))
-        file.write(b"NaN".ljust(len(found[1])))
+    value = re.compile(rb'(?<="gsd_m": )[^,]+')
+    key = harm_first_sample(work, lambda told: value.sub(lambda found: b"NaN".ljust(len(found[0])), told))
     words = ("pretrain", tiny, f"workdir={work}", "pretrain.run=other")
     code, out, err = cli(*words)
     assert code == 0 and "micro-batches had no finite loss" in out, out + err

@@ -85,7 +85,7 @@ def batch_of(ref, config, public=False):
     plan = views.plan(ref, ref.small_members(views.members), 0, 0)
     # What a slot held before must not shine through.
     arrays = {name: np.full(shape, 7, dtype) for name, (shape, dtype) in views.layout([plan]).items()}
-    told = [views.fill(plan, LazyFrames(ref, plan.frames, plan.needed), 0, arrays)]
+    told = [views.fill(plan, LazyFrames(ref, plan.frames, ref.runs(plan.frames, plan.needed)), 0, arrays)]
     return views.batch({name: torch.from_numpy(array) for name, array in arrays.items()}, told, [0])
 
 

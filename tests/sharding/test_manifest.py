@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from sharding.errors import InputError
+from sharding.frames import Frames
 from sharding.generator.tiles import tile_sample, write_tiles
 from sharding.local import Files, on_network
-from sharding.manifest import LazyFrames, open_manifest
+from sharding.manifest import open_manifest
 from sharding.sample import FORMAT
 from sharding.verify import verify
 
@@ -91,14 +92,8 @@ def test_frames_are_read_once_and_neighbours_with_one_read(shards):
     small = counted.small_members(("json", "instances.png", "valid.png"))
     assert small.meta() == meta and len(reads) == 2
     np.testing.assert_array_equal(small.picture("valid"), ref.picture("valid"))
-    frames = LazyFrames(counted, *_table(meta))
+    frames = counted.lazily(Frames.of(meta), [0, 4])
     assert list(frames) == [0, 4] and len(frames) == 2 and len(frames[4]) == meta["frame_bytes"][4]
-
-
-def _table(meta):
-    from sharding.frames import Frames
-
-    return Frames.of(meta), [0, 4]
 
 
 def many(folder: Path, shards: int, samples: int) -> None:

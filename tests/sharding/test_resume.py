@@ -106,6 +106,11 @@ def segment(shards, folder, world, workers, steps, chance):
     return begun
 
 
+def whole_lines(path):
+    """Lines of a log but for one that the kill cut: no state was written after it, so its step is consumed again."""
+    return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+
 def concatenated(folder):
     """What the ranks consumed, step by step in the order of the stream; what came after a resumed step counts once."""
     begun = sorted({int(path.name.split("-")[1]) for path in folder.glob("log-*")})
@@ -114,7 +119,7 @@ def concatenated(folder):
         last = begun[number + 1] if number + 1 < len(begun) else None
         paths = sorted(folder.glob(f"log-{first:05d}-*"))
         world = int(paths[0].name.split("-")[3])
-        parts = [dict(json.loads(line) for line in path.read_text().splitlines()) for path in paths]
+        parts = [dict(json.loads(line) for line in whole_lines(path)) for path in paths]
         stop = last if last is not None else min(max(part, default=first - 1) for part in parts) + 1
         for step in range(first, stop):
             batch = [None] * BATCH
