@@ -24,7 +24,7 @@ from pipeline.config import Config
 from pipeline.console import console, table
 from pipeline.report import save_figure
 from pseudolabel.ablation import OFF, evaluate, evaluate_labels, judged_masks, make_cases
-from pseudolabel.assemble import label_scene, truth_of
+from pseudolabel.assemble import label_scene
 from pseudolabel.comparison import METHODS, SHARES
 from pseudolabel.confidence import INPUTS, fit, reliability
 from pseudolabel.config import LOGIC, SPATIAL
@@ -77,7 +77,7 @@ def _real(unit: Unit) -> Record:
     """Scores of one ingested scene against its label map."""
     path, name, config = unit.payload
     cube = open_cube(path)
-    truth = truth_of(cube)
+    truth = cube.labels()
     worker = LabelWorker(config)
     wins = windows(*cube.shape_CHW[1:], config.window_side, config.shared)
     looked = [one for one in (worker.make(path, window) for window in wins) if one is not None]
@@ -111,7 +111,7 @@ def ablation_units(config: Config) -> list[Unit]:
         for path in find_records(records) if records.is_dir() else ():
             known = read_record(path)
             cube = data_path(path, known)
-            if cube is not None and truth_of(open_cube(cube)) is not None:
+            if cube is not None and open_cube(cube).labels() is not None:
                 payload = (cube, dataset.name, config.pseudolabel)
                 place = folder / f"real-{dataset.name}-{path.stem}"
                 units.append(_unit(place, known.sha256, config.pseudolabel.bytes_config(), payload))

@@ -83,7 +83,8 @@ class Config:
         """What the rank processes are told."""
         ranks = self.pretrain.ranks or default_ranks()
         names = self.training_datasets
-        return RunSpec(str(self.work), names, self.seed, ranks, self.model, self.teacher, self.pretrain)
+        held_out = [dataset.name for dataset in self.datasets if not dataset.train]
+        return RunSpec(str(self.work), names, self.seed, ranks, self.model, self.teacher, self.pretrain, held_out)
 
     def check(self) -> None:
         """Refuse what some stage would refuse, before the first one starts.

@@ -13,7 +13,7 @@ from sharding.order import LOGIC as ORDER_LOGIC
 from sharding.order import MixingConfig
 
 LOGIC = 3
-PRECISIONS = ("fp32", "bf16")
+PRECISIONS = ("fp32", "bf16", "fp16")
 TERMS = ("contrast", "masks", "distil", "spectra")  # of the objective; each has its weight in `ObjectiveConfig`
 
 
@@ -62,9 +62,11 @@ class PretrainConfig:
 
     Fields: run name; optimiser steps; images per step over all ranks and per rank and pass; peak learning rate,
     warm-up share, weight decay, gradient clip; learning rate of a layer as a share of that of the next one; decay of
-    the running mean of the weights (0 = none), which is then what is exported; DeepSpeed ZeRO stage 0-2 and precision;
-    spend a second forward in place of activations; compile the encoder's blocks; a checkpoint every so many
-    steps, of which the newest `keep` stay; micro-batches without a finite loss that a start may drop; ranks (0 = one
+    the running mean of the weights (0 = none), which is then what is exported; DeepSpeed ZeRO stage 0-3 and the
+    precision of products (weights and their mean stay in float32); spend a second forward in place of activations;
+    compile the encoder's blocks; a checkpoint every so many steps, of which the newest `keep` stay; a picture of what
+    the student sees, and a linear probe on that many scenes of each held-out dataset with labels (`train: false`),
+    every so many steps (0 = never); steps without a finite loss or gradient that a start may leave out; ranks (0 = one
     per GPU, or one) and CPU threads of each; how datasets are mixed, how batches are read.
     """
 
@@ -84,6 +86,9 @@ class PretrainConfig:
     compile: bool = False
     save_every: int = 500
     keep: int = 2
+    pictures_every: int = 0
+    probe_every: int = 0
+    probe_scenes: int = 16
     max_dropped: int = 10
     ranks: int = 0
     threads: int = 0
@@ -103,12 +108,16 @@ class PretrainConfig:
                 f"pretrain.global_batch {self.global_batch} must be a multiple of ranks x micro_batch "
                 f"({ranks} x {self.micro_batch}); set pretrain.micro_batch or pretrain.ranks"
             )
-        if self.zero_stage not in (0, 1, 2):
-            raise ConfigError(f"pretrain.zero_stage {self.zero_stage} is not 0, 1 or 2 (3 is not supported yet)")
+        if self.zero_stage not in (0, 1, 2, 3):
+            raise ConfigError(f"pretrain.zero_stage {self.zero_stage} is not 0, 1, 2 or 3")
         if self.precision not in PRECISIONS:
             raise ConfigError(f"pretrain.precision {self.precision!r} is not one of {', '.join(PRECISIONS)}")
+        if self.precision == "fp16" and not self.zero_stage:
+            raise ConfigError("pretrain.precision=fp16 needs the loss scale that ZeRO keeps: set pretrain.zero_stage=1")
         if self.keep < 2:
             raise ConfigError("pretrain.keep must be at least 2: the newest checkpoint may be the broken one")
+        if min(self.pictures_every, self.probe_every) < 0 or self.probe_scenes < 1:
+            raise ConfigError("pretrain.pictures_every and probe_every must be 0 or more, probe_scenes at least 1")
         if min(self.steps, self.save_every, self.micro_batch) < 1:
             raise ConfigError("pretrain.steps, save_every and micro_batch must be at least 1")
         if not 0 < self.layer_decay <= 1 or not 0 <= self.ema < 1:
@@ -132,14 +141,17 @@ class RunSpec:
     model: ModelConfig
     teacher: TeacherConfig
     pretrain: PretrainConfig
+    held_out: list[str] = field(default_factory=list)
 
     def bytes_config(self) -> dict[str, Any]:
         """The fields that change the weights that come out."""
         fields = {"logic": LOGIC, "order_logic": ORDER_LOGIC, **asdict(self)}
-        for name in ("workdir", "ranks"):
+        for name in ("workdir", "ranks", "held_out"):
             del fields[name]
         if self.teacher.mode != "none":  # how features are had does not change them
             del fields["teacher"]["mode"]
         for name in ("run", "ranks", "threads", "save_every", "keep", "max_dropped", "loader", "recompute"):
+            del fields["pretrain"][name]
+        for name in ("pictures_every", "probe_every", "probe_scenes"):  # they look on
             del fields["pretrain"][name]
         return fields

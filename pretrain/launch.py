@@ -167,9 +167,9 @@ def pretrain(spec: RunSpec, options: RunOptions) -> StageResult:
     skipped = len(read_all(run, SKIPPED))
     if skipped:
         result.notes.append(f"{skipped} damaged samples were skipped: {run}/skipped-*.jsonl says which and why")
-    dropped = len(read_all(run, DROPPED))
+    dropped = len({row["step"] for row in read_all(run, DROPPED)})
     if dropped:
-        result.notes.append(f"{dropped} micro-batches had no finite loss: {run}/dropped-*.jsonl says which")
+        result.notes.append(f"{dropped} steps had no finite loss or gradient: {run}/dropped-*.jsonl says which samples")
     if spec.teacher.mode != "none" and spec.pretrain.objective.distil:
         result.notes += spec.teacher.notes
     return result

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 from distill.losses import Distiller
 from hypervision import HyperModel
-from pretrain.config import TERMS, ObjectiveConfig
+from pretrain.config import ObjectiveConfig
 from pretrain.data import VIEWS_PER_IMAGE, Batch
 
 LONGEST_NM = 4000.0
 PERIODS = 7
 SPECTRA_BETA = 0.25
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def pool_masks(map_BDhw: Tensor, coverage_BMhw: Tensor) -> Tensor:
@@ -103,9 +104,9 @@ def spectra_loss(told_BThw: Tensor, want_BThw: Tensor) -> Tensor:
 class PretrainModel(nn.Module):
     """Student, projectors and losses in one module, so that every engine sees one forward."""
 
-    def __init__(self, student: HyperModel, teacher_dim: int, config: ObjectiveConfig) -> None:
+    def __init__(self, student: HyperModel, teacher_dim: int, config: ObjectiveConfig, precision: str = "fp32") -> None:
         super().__init__()
-        self.student, self.config = student, config
+        self.student, self.config, self.precision = student, config, precision
         # The mask input of SAM's prompt encoder has no part in this objective.
         student.prompt_encoder.mask_downscaling.requires_grad_(False)
         self.spectrum = SpectrumHead(student.size.embed_dim) if config.spectra else None
@@ -113,32 +114,45 @@ class PretrainModel(nn.Module):
         if teacher_dim and config.distil:
             self.distiller = Distiller([student.size.embed_dim, student.size.neck_dim], teacher_dim)
 
-    def forward(self, batch: Batch, teacher_BDhw: Tensor | None, use_boxes: bool) -> dict[str, Tensor]:
-        """The terms and their weighted sum `loss`."""
-        maps = self.student.encode(batch.cube, batch.wavelength_nm, batch.gsd_m)
+    def forward(
+        self, batch: Batch, teacher_BDhw: Tensor | None, use_boxes: bool, spark: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The weighted sum of the terms, and the terms; nets compute in the precision, losses in float32.
+
+        `spark`, a number that wants a gradient, enters before all else, so autograd comes to it after all else: this
+        tells ZeRO 3, which reduces the gradients of a whole module at once, that they are all there.
+        """
+        last = None if spark is None else 0.0 * spark
+        with self._cast(batch.cube.device):
+            maps = self.student.encode(batch.cube, batch.wavelength_nm, batch.gsd_m)
+            semantic = self.student.semantic(maps[-1]) if self.config.contrast else None
+            predicted = self._predict(maps[-1], batch, use_boxes) if self.config.masks else None
         terms: dict[str, Tensor] = {}
-        weights = {name: getattr(self.config, name) for name in TERMS}
-        if self.config.contrast:
-            pooled = pool_masks(self.student.semantic(maps[-1]), batch.coverage)
+        if semantic is not None:
+            pooled = pool_masks(semantic, batch.coverage)
             terms["contrast"] = material_contrast(pooled, batch.material, self.config.temperature)
-        if self.config.masks:
-            terms["masks"] = self._masks(maps[-1], batch, use_boxes)
+        if predicted is not None:
+            target = F.interpolate(batch.masks, predicted[0].shape[-2:], mode="area")
+            terms["masks"] = mask_loss(*predicted, (target > 0.5).float(), batch.prompted, self.config)
         if self.distiller is not None and teacher_BDhw is not None:
             terms["distil"] = self.distiller([maps[-2], maps[-1]], teacher_BDhw, batch.visible)
         if self.spectrum is not None:
-            terms["spectra"] = spectra_loss(self.spectrum(maps[-2], batch.hidden_nm), batch.hidden)
-        loss = torch.stack([weights[name] * value.float() for name, value in terms.items()]).sum()
-        # Every parameter takes part in every step on every rank, or gradient reduction would wait for ever.
-        idle = sum(p.sum() for p in self.parameters() if p.requires_grad)
-        terms["loss"] = loss + 0.0 * idle
-        return terms
+            terms["spectra"] = spectra_loss(self.spectrum(maps[-2].float(), batch.hidden_nm), batch.hidden)
+        loss = torch.stack([getattr(self.config, name) * value for name, value in terms.items()]).sum()
+        # Every parameter takes part in every step on every rank, or gradient reduction would wait for ever; those
+        # that ZeRO 3 holds in parts it reduces by itself.
+        idle = [p.sum() for p in self.parameters() if p.requires_grad and not hasattr(p, "ds_id")]
+        loss = loss + 0.0 * sum(idle)
+        return (loss if last is None else loss + last), terms
 
-    def _masks(self, neck_BDhw: Tensor, batch: Batch, use_boxes: bool) -> Tensor:
+    def _cast(self, where: torch.device) -> torch.autocast:
+        dtype = DTYPES[self.precision]
+        return torch.autocast(where.type, dtype if dtype != torch.float32 else None, enabled=dtype != torch.float32)
+
+    def _predict(self, neck_BDhw: Tensor, batch: Batch, use_boxes: bool) -> tuple[Tensor, Tensor]:
+        """Masks and their predicted IoU from boxes, or from a point in each."""
         image_hw = (batch.cube.shape[2], batch.cube.shape[3])
         if use_boxes:
-            logits, iou = self.student.predict_masks(neck_BDhw, image_hw, boxes_BP4=batch.boxes)
-        else:
-            labels = torch.ones_like(batch.points[..., :1])
-            logits, iou = self.student.predict_masks(neck_BDhw, image_hw, batch.points[:, :, None], labels)
-        target = F.interpolate(batch.masks, logits.shape[-2:], mode="area")
-        return mask_loss(logits, iou, (target > 0.5).float(), batch.prompted, self.config)
+            return self.student.predict_masks(neck_BDhw, image_hw, boxes_BP4=batch.boxes)
+        labels = torch.ones_like(batch.points[..., :1])
+        return self.student.predict_masks(neck_BDhw, image_hw, batch.points[:, :, None], labels)

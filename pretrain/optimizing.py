@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,6 +18,8 @@ from pretrain.objective import PretrainModel
 
 BLOCK = re.compile(r"image_encoder\.blocks\.(\d+)\.")
 FIRST = re.compile(r"image_encoder\.(point_spectral|block_spectral|pos_embed)")
+# fp16: the loss scale to begin with, and steps without overflow after which it doubles.
+FIRST_SCALE, SCALE_STEPS = 2.0**14, 1000
 
 
 def layer_of(name: str, depth: int) -> int:
@@ -43,23 +46,82 @@ def parameter_groups(model: PretrainModel, layer_decay: float) -> tuple[list[dic
     return [{"params": layers[i]} for i in found], [layer_decay ** (depth + 1 - i) for i in found]
 
 
+class GuardedAdamW(torch.optim.AdamW):
+    """AdamW that clips, and leaves out a step whose gradient is not finite, as the optimisers of ZeRO do.
+
+    Without ZeRO every rank holds the whole reduced gradient, so all ranks decide alike.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], clip: float, **options: Any) -> None:
+        self.clip, self.overflow, self.norm = clip, False, 0.0
+        super().__init__(groups, **options)
+
+    def step(self, closure: Any = None) -> Any:
+        """One step, or none; `overflow` says which."""
+        held = [p for group in self.param_groups for p in group["params"]]
+        self.norm = float(torch.nn.utils.clip_grad_norm_(held, self.clip or math.inf))
+        self.overflow = not math.isfinite(self.norm)
+        return None if self.overflow else super().step(closure)
+
+
 def deepspeed_engine(model: PretrainModel, config: PretrainConfig) -> tuple[Any, list[float]]:
-    """A DeepSpeed engine over the model with torch's AdamW, and the learning-rate share of each group."""
+    """A DeepSpeed engine over the model with torch's AdamW, and the learning-rate share of each group.
+
+    The engine holds float32 whatever the precision: products are cast where they are made (`PretrainModel`), so that
+    weights, their mean, gradients and sums over ranks are not rounded.
+    """
     import deepspeed
 
     groups, shares = parameter_groups(model, config.layer_decay)
-    optimizer = torch.optim.AdamW(groups, config.lr, (0.9, 0.95), weight_decay=config.weight_decay)
+    options: dict[str, Any] = {"lr": config.lr, "betas": (0.9, 0.95), "weight_decay": config.weight_decay}
+    sharded = config.zero_stage > 0
     settings = {
         "train_batch_size": config.global_batch,
         "train_micro_batch_size_per_gpu": config.micro_batch,
-        "gradient_clipping": config.clip,
+        "gradient_clipping": config.clip if sharded else 0.0,
         "zero_optimization": {"stage": config.zero_stage},
         "zero_allow_untested_optimizer": True,
-        "bf16": {"enabled": config.precision == "bf16"},
         "steps_per_print": 1 << 30,
     }
+    optimizer = torch.optim.AdamW(groups, **options) if sharded else GuardedAdamW(groups, config.clip, **options)
+    # Points and boxes take turns, and heads are used in pieces: ZeRO 3, which learns an order of modules, is told that
+    # all weights are wanted together; between steps they lie in parts.
+    deepspeed.utils.set_z3_leaf_modules(model, [PretrainModel])
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
+    if sharded:
+        _guard(engine.optimizer, config)
     return engine, shares
+
+
+def _guard(optimizer: Any, config: PretrainConfig) -> None:
+    """What ZeRO does for half-precision weights only: a loss scale for fp16, and at stage 3 a look at the gradient."""
+    if config.precision == "fp16":
+        from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler
+
+        optimizer.loss_scaler = DynamicLossScaler(FIRST_SCALE, SCALE_STEPS, 1.0, 1, False)
+        optimizer.dynamic_loss_scale = True
+    if config.zero_stage == 3:
+        settle = optimizer._loss_scale_update_and_overflow_cleanup
+
+        def look() -> bool:
+            optimizer.check_overflow()
+            return bool(settle())
+
+        optimizer._loss_scale_update_and_overflow_cleanup = look
+
+
+def gradient_norm(engine: Any) -> float | None:
+    """Norm of the last step's gradient before it was clipped; None where it was not finite."""
+    norm = engine.optimizer.norm if isinstance(engine.optimizer, GuardedAdamW) else engine.get_global_grad_norm()
+    return float(norm) if norm is not None and math.isfinite(float(norm)) else None
+
+
+def whole_weights(engine: Any) -> Any:
+    """A context in which every rank holds every weight, which ZeRO 3 else keeps in parts."""
+    import deepspeed
+
+    parts = [p for p in engine.module.parameters() if hasattr(p, "ds_id")]
+    return deepspeed.zero.GatheredParameters(parts, enabled=bool(parts))
 
 
 class MeanWeights:

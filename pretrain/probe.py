@@ -43,12 +43,13 @@ class ProbeScene:
 
 @dataclass(frozen=True)
 class Patches:
-    """The pure patches of one scene: features [N, D], material and instance of each."""
+    """The pure patches of one scene: features [N, D]; material, instance and number in the grid of each."""
 
     sensor: str
     feature: Array
     material: Array
     instance: Array
+    place: Array
 
 
 def pure_patches(instances: Array, materials: Array, patch: int) -> tuple[Array, Array, Array]:
@@ -68,7 +69,7 @@ def feature_maps(model: HyperModel, scenes: Sequence[ProbeScene], batch: int = 8
     out: list[dict[str, Array]] = []
     for start in range(0, len(scenes), batch):
         group = scenes[start : start + batch]
-        cube = torch.from_numpy(np.stack([scene.cube_CHW for scene in group]))
+        cube = torch.from_numpy(np.stack([scene.cube_CHW for scene in group])).to(next(model.parameters()).device)
         if model.size.input_mode == "public":
             cube = cube / cube.amax((1, 2, 3), keepdim=True).clamp_min(1e-20)
         wl = tuple(group[0].wl_C.tolist())
@@ -77,7 +78,7 @@ def feature_maps(model: HyperModel, scenes: Sequence[ProbeScene], batch: int = 8
         final = model.encode(cube, wl, [scene.gsd_m for scene in group])[-2].flatten(2).transpose(1, 2)
         hook.remove()
         embedded = seen[0].flatten(1, 2)
-        out += [{"embedding": e.numpy(), "final": f.numpy()} for e, f in zip(embedded, final, strict=True)]
+        out += [{"embedding": e.cpu().numpy(), "final": f.cpu().numpy()} for e, f in zip(embedded, final, strict=True)]
     return out
 
 
@@ -95,7 +96,7 @@ def scene_features(
             scaled = [maps[name] / (maps[name].std() + 1e-9) for name in ("embedding", "final")]
             both = {**maps, "concat": np.concatenate(scaled, 1)}
             for tap in taps:
-                result[tap].append(Patches(scene.sensor, both[tap][index], material, instance))
+                result[tap].append(Patches(scene.sensor, both[tap][index], material, instance, index))
     return result
 
 
@@ -123,7 +124,7 @@ def in_scene(scenes: Sequence[Patches], seed: int) -> float:
     return float(np.mean(scores))
 
 
-def _pool(scenes: Sequence[Patches], seed: int) -> tuple[Array, Array]:
+def pool(scenes: Sequence[Patches], seed: int) -> tuple[Array, Array]:
     """At most 50 patches a material and sensor."""
     rng = np.random.default_rng([seed, 99])
     features, labels = [], []
@@ -167,7 +168,7 @@ def probe_scores(
 ) -> dict[str, float]:
     """The scores of one set of features: in-scene and pooled, on training and unseen sensors."""
     classes = int(max(scene.material.max() for scene in [*train, *test])) + 1
-    predict = fit_linear(*_pool(train, seed), classes)
+    predict = fit_linear(*pool(train, seed), classes)
     pooled = {}
     for sensor in sorted({scene.sensor for scene in test}):
         own = [scene for scene in test if scene.sensor == sensor]
@@ -212,7 +213,7 @@ def spectra_features(scenes: Sequence[ProbeScene], patch: int) -> list[Patches]:
         tiles = cube[:, : height * patch, : width * patch].reshape(len(cube), height, patch, width, patch)
         mean = tiles.mean((2, 4)).reshape(len(cube), -1).T
         mean = mean / np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-12)
-        out.append(Patches(scene.sensor, mean[index], material, instance))
+        out.append(Patches(scene.sensor, mean[index], material, instance, index))
     return out
 
 

@@ -26,9 +26,12 @@ from hypervision import HyperModel, create_model
 from pretrain.checkpoint import Checkpoints
 from pretrain.config import RunSpec
 from pretrain.data import VIEWS_PER_IMAGE, Batch, TrainingViews
+from pretrain.heldout import held_out, probe_held_out
 from pretrain.logs import DROPPED, SKIPPED, MetricsLog, append, read_all, shown
-from pretrain.objective import PretrainModel
-from pretrain.optimizing import MeanWeights, deepspeed_engine
+from pretrain.objective import DTYPES, PretrainModel
+from pretrain.optimizing import MeanWeights, deepspeed_engine, gradient_norm, whole_weights
+from pretrain.pictures import Pictures
+from pretrain.probe import ProbeScene
 from pretrain.ranks import barrier, device, from_rank0, mean_over_ranks, rank, world
 from pretrain.saving import restore, save
 from pretrain.speed import Speedometer, device_flops, forward_flops, memory_bytes
@@ -54,12 +57,12 @@ def build_student(spec: RunSpec) -> HyperModel:
     return model.train()
 
 
-def start_ranks(spec: RunSpec) -> None:
+def start_ranks(seed: int, threads: int = 0) -> None:
     """Join the other ranks; no extension is compiled for it."""
     import deepspeed
 
-    torch.set_num_threads(spec.pretrain.threads or max(1, (os.cpu_count() or 1) // world()))
-    torch.manual_seed(spec.seed)
+    torch.set_num_threads(threads or max(1, (os.cpu_count() or 1) // world()))
+    torch.manual_seed(seed)
     if not torch.cuda.is_available():
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed("nccl" if torch.cuda.is_available() else "gloo", verbose=False)
@@ -80,11 +83,12 @@ class Trainer:
         views = TrainingViews(config.sample, student.size.patch_size, student.size.input_mode == "public")
         self.waited, self.dropped, self.seen = 0.0, 0, Counter[str]()
         self.speed: Speedometer | None = None
+        self.held_out: dict[str, list[ProbeScene]] | None = None
         self.passes = config.global_batch // world() // config.micro_batch
         self.loader = Loader(self.stream, views, config.loader, held=2)  # one is trained on, one is being read
         self.teacher, self.cache = self._teacher()
         width = 0 if self.teacher is None else int(self._features(self.manifest[:1]).shape[1])
-        model = PretrainModel(student, width, self.config.objective)
+        model = PretrainModel(student, width, config.objective, config.precision)
         if model.distiller is not None:
             first = [self.manifest[i] for i in self.stream.order.draws(0, FIT_SAMPLES).index]
             model.distiller.fit(self._features(first))
@@ -134,49 +138,58 @@ class Trainer:
 
     def step(self, step: int, batches: Iterator[tuple[Batch, torch.Tensor | None]]) -> dict[str, float]:
         """One optimiser step; returns the mean of each term over all ranks, the share of ranks told to "stop", and
-        how many micro-batches were "dropped" since their loss is not finite.
-
-        Raises:
-            HyperVisionError: the gradient is not finite (every rank raises).
+        whether the step was "dropped" by all of them, since a loss or the gradient is not finite.
         """
         use_boxes = bool(keyed_rng("boxes", self.spec.seed, step).integers(2))
         for group, share in zip(self.engine.optimizer.param_groups, self.shares, strict=True):
             group["lr"] = self.config.learning_rate(step) * share
-        sums: dict[str, float] = {"dropped": 0.0}
+        sums: dict[str, float] = {}
+        had: list[str] = []
+        wrong: dict[str, list[str]] = {}  # terms that are not finite: keys of their micro-batches
         for batch, features in islice(batches, self.passes):
             moved, seen = batch.to(device()), None if features is None else features.to(device())
-            if self.speed is None and rank() == 0:
+            if self.speed is None:
                 self.speed = self._measure(moved, seen, use_boxes)
-            terms = self.engine(moved, seen, use_boxes)
-            loss, values = terms["loss"], {name: float(value.detach()) for name, value in terms.items()}
-            if not math.isfinite(values["loss"]):
-                # Zero gradients of every parameter: this rank still takes part in what all ranks add up.
-                free = [p for p in self.engine.module.parameters() if p.requires_grad]
-                loss = torch.stack([0.0 * p.sum() for p in free]).sum()
-                self._tell_dropped(step, batch, values)
-                sums["dropped"] += 1.0
-            else:
-                for name, value in values.items():
-                    sums[name] = sums.get(name, 0.0) + value / self.passes
+            loss, terms = self.engine(moved, seen, use_boxes, *self._spark())
+            values = {name: float(value.detach()) for name, value in {"loss": loss, **terms}.items()}
+            had += batch.keys
+            if math.isfinite(values["loss"]):
+                sums = {name: sums.get(name, 0.0) + value / self.passes for name, value in values.items()}
+            else:  # its gradient is not finite either, so no rank takes the step
+                for name in (name for name, value in values.items() if not math.isfinite(value)):
+                    wrong.setdefault(name, []).extend(batch.keys)
             self.engine.backward(loss)
             self.engine.step()
-        sums["stop"] = float(self.stop.asked)
-        norm = self.engine.get_global_grad_norm()
-        if norm is not None and not math.isfinite(float(norm)):
-            raise HyperVisionError(
-                f"the gradient of step {step} is not finite (rank {rank()} had {shown(batch.keys)}); the newest "
-                f"checkpoint is from before it: lower pretrain.lr or pretrain.clip, then run again"
-            )
-        return mean_over_ranks({name: sums.get(name, 0.0) for name in (*terms, "dropped", "stop")})
+        mine = {name: sums.get(name, 0.0) for name in ("loss", *terms)}
+        told = mean_over_ranks({**mine, "stop": float(self.stop.asked), "wrong": float(bool(wrong))})
+        self._judge(step, told, wrong, had)
+        return told
+
+    def _spark(self) -> list[torch.Tensor]:
+        """What ZeRO 3 needs beside a batch, see `PretrainModel.forward`."""
+        return [torch.zeros((), device=device(), requires_grad=True)] if self.config.zero_stage == 3 else []
+
+    def _judge(self, step: int, told: dict[str, float], wrong: dict[str, list[str]], had: list[str]) -> None:
+        """Say whether the step was "dropped", and list what this rank had to do with it.
+
+        An overflow with finite losses is how fp16 finds its loss scale, so there it does not count.
+        """
+        some_loss, applied = told.pop("wrong") > 0, self.engine.was_step_applied()
+        told["dropped"] = float(not applied and (some_loss or self.config.precision != "fp16"))
+        if told["dropped"] and (wrong or not some_loss):
+            keys = [key for some in wrong.values() for key in some] or had
+            row = {"step": step, "keys": sorted(set(keys)), "terms": sorted(wrong) or ["gradient"]}
+            append(self.run / f"{DROPPED}-{rank()}.jsonl", [row])
 
     def _row(self, step: int, terms: dict[str, float], seconds: float) -> dict[str, Any]:
         """The numbers of a step for the log; `samples` of each dataset since the first step."""
-        config, norm = self.config, self.engine.get_global_grad_norm()
+        config, norm = self.config, gradient_norm(self.engine)
         return {
             "step": step,
             **{name: round(value, 6) for name, value in terms.items()},
             "lr": config.learning_rate(step),
-            "grad_norm": None if norm is None else round(float(norm), 5),
+            "grad_norm": None if norm is None else round(norm, 5),
+            **({"loss_scale": self.engine.optimizer.loss_scale} if config.precision == "fp16" else {}),
             "images_per_second": round(config.global_batch / seconds, 3),
             "data_wait_share": round(self.waited / seconds, 4),
             "mfu": None if self.speed is None else round(self.speed.mfu(seconds), 4),
@@ -188,26 +201,20 @@ class Trainer:
     def _measure(self, batch: Batch, features: torch.Tensor | None, use_boxes: bool) -> Speedometer:
         """Count the arithmetic of a micro-batch and measure what the device can do."""
         forward = forward_flops(self.engine, batch, features, use_boxes)
-        dtype = torch.bfloat16 if self.config.precision == "bf16" else torch.float32
-        return Speedometer(forward, self.passes, device_flops(device(), dtype))
-
-    def _tell_dropped(self, step: int, batch: Batch, values: dict[str, float]) -> None:
-        """Append a micro-batch without a finite loss to this rank's list."""
-        wrong = [name for name, value in values.items() if not math.isfinite(value)]
-        row = {"step": step, "keys": sorted(set(batch.keys)), "terms": wrong}
-        append(self.run / f"{DROPPED}-{rank()}.jsonl", [row])
+        return Speedometer(forward, self.passes, device_flops(device(), DTYPES[self.config.precision]))
 
     def _check_dropped(self, step: int, dropped: float) -> None:
-        """Count over all ranks what had no finite loss.
+        """Count the steps that were left out.
 
         Raises:
             HyperVisionError: more than `max_dropped` since the start (every rank raises).
         """
-        self.dropped += round(dropped * world())
+        self.dropped += round(dropped)
         if self.dropped > self.config.max_dropped:
+            barrier()  # every rank has listed its own
             keys = [key for row in read_all(self.run, DROPPED) for key in row["keys"]]
             raise HyperVisionError(
-                f"the loss was not finite in {self.dropped} micro-batches up to step {step}, pretrain.max_dropped is "
+                f"loss or gradient was not finite in {self.dropped} steps up to step {step}, pretrain.max_dropped is "
                 f"{self.config.max_dropped}; they held {shown(keys)}: {self.run}/{DROPPED}-*.jsonl lists them"
             )
 
@@ -221,14 +228,17 @@ class Trainer:
         for step in range(start, self.config.steps):
             began, self.waited = time.perf_counter(), 0.0
             terms = self.step(step, batches)
-            if self.mean is not None:
-                self.mean.update(self.engine.module.student, step)
+            if self.mean is not None and self.engine.was_step_applied():
+                with whole_weights(self.engine):
+                    self.mean.update(self.engine.module.student, step)
             stopping = terms.pop("stop") > 0  # one rank that was told is enough, and all agree
             self._check_dropped(step, terms["dropped"])
             self._tell_skipped()
             self.seen.update(self.stream.counts(step))
+            row = self._row(step, terms, time.perf_counter() - began)
+            row |= self._look(step + 1)
             if log is not None:
-                log.write(self._row(step, terms, time.perf_counter() - began))
+                log.write(row)
             if stopping or step + 1 == self.config.steps or (step + 1) % self.config.save_every == 0:
                 # The cache first: after the last checkpoint nothing would come back to pack it.
                 self._pack()
@@ -236,6 +246,23 @@ class Trainer:
             if stopping:
                 break
         barrier()
+
+    def _look(self, step: int) -> dict[str, float]:
+        """Draw the picture and probe the student where it is time to; scores for the log."""
+        config, scores = self.config, {}
+        draw, probe = ((every > 0 and step % every == 0) for every in (config.pictures_every, config.probe_every))
+        if not draw and not probe:
+            return {}
+        with whole_weights(self.engine):
+            if rank() == 0 and draw:
+                Pictures(self.manifest, self.run / "pictures").draw(self.engine.module.student, step)
+            if rank() == 0 and probe:
+                if self.held_out is None:
+                    size, spec = self.engine.module.student.size, self.spec
+                    windows = (size.image_size, size.patch_size, config.probe_scenes)
+                    self.held_out = held_out(Path(spec.workdir), spec.held_out, *windows)
+                scores = probe_held_out(self.engine.module.student, self.held_out)
+        return {f"probe/{name}": round(value, 4) for name, value in scores.items()}
 
     def _tell_skipped(self) -> None:
         """Append what this rank could not read to its list."""
@@ -256,7 +283,7 @@ def main(path: str) -> int:
     run = Path(path).parent
     spec = typed(RunSpec, json.loads(Path(path).read_text()), path)
     try:
-        start_ranks(spec)
+        start_ranks(spec.seed, spec.pretrain.threads)
         trainer = Trainer(spec, stop)
         trainer.train()
         trainer.engine.destroy()

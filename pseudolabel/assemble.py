@@ -132,17 +132,6 @@ def assemble(scene: str, path: Path, looked: Sequence[Looked], config: Pseudolab
                 yield _sample(cube, scene, window, labels, kinds, config)
 
     count = write_shard(out, samples())
-    truth = truth_of(cube)
+    truth = cube.labels()
     quality = scene_quality(labels, cube.valid(), truth, config.fusion)
     return {"samples": count, "quality": quality}
-
-
-def truth_of(cube: Cube) -> Array | None:
-    """The label map to score against: one given as `truth`, else the first of the dataset; 0 = unknown."""
-    beside = cube.attrs.get("companions", {})
-    for name, told in sorted(beside.items(), key=lambda item: item[0] != "truth"):
-        if told["kind"] == "labels" and told.get("registered"):
-            found = cube.companion(name)
-            if found is not None and found.ndim == 2 and found.dtype.kind in "iub":
-                return found.astype(np.int64)
-    return None

@@ -77,6 +77,16 @@ class Cube:
             return None
         return np.asarray(zarr.open_group(self.path, mode="r")[f"companions/{name}"][rows, cols])
 
+    def labels(self) -> Array | None:
+        """The label map [H, W] to score against: one given as `truth`, else the first of the dataset; 0 = unknown."""
+        beside = self.attrs.get("companions", {})
+        for name, told in sorted(beside.items(), key=lambda item: item[0] != "truth"):
+            if told["kind"] == "labels" and told.get("registered"):
+                found = self.companion(name)
+                if found is not None and found.ndim == 2 and found.dtype.kind in "iub":
+                    return found.astype(np.int64)
+        return None
+
     def valid(self, rows: slice = slice(None), cols: slice = slice(None)) -> Array:
         """Mask of valid pixels of a window."""
         return self._mask("valid", rows, cols, True)

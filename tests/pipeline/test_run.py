@@ -67,6 +67,9 @@ def test_it_ends_with_a_table_a_picture_and_nothing_left_over(undisturbed):
     rows = [json.loads(line) for line in (work / "runs" / "tiny" / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(8))
     assert {"contrast", "masks", "distil", "spectra", "loss", "lr", "grad_norm", "data_wait_share"} <= set(rows[0])
+    probed = [row["step"] for row in rows if 0 <= row.get("probe/held", -1) <= 1]
+    pictures = sorted(path.name for path in (work / "runs" / "tiny" / "pictures").iterdir())
+    assert probed == [3, 7] and pictures == ["step_00000004.png", "step_00000008.png"]
     assert not wait_until_gone(work) and not list(work.rglob("*.tmp-*"))
     assert not list(Path(tempfile.gettempdir()).glob("hv-ray-*"))
 
@@ -271,7 +274,7 @@ def test_a_loss_that_is_not_finite_is_dropped_counted_and_fatal_over_a_limit(cli
     key = harm_first_sample(work, lambda told: value.sub(lambda found: b"NaN".ljust(len(found[0])), told))
     words = ("pretrain", tiny, f"workdir={work}", "pretrain.run=other")
     code, out, err = cli(*words)
-    assert code == 0 and "micro-batches had no finite loss" in out, out + err
+    assert code == 0 and "steps had no finite loss or gradient" in out, out + err
     rows = [json.loads(line) for path in (work / "runs/other").glob("dropped-*") for line in path.open()]
     assert rows and all(key in row["keys"] and "loss" in row["terms"] for row in rows)
     metrics = [json.loads(line) for line in (work / "runs/other/metrics.jsonl").open()]
@@ -281,18 +284,24 @@ def test_a_loss_that_is_not_finite_is_dropped_counted_and_fatal_over_a_limit(cli
     assert code == 2 and "pretrain.max_dropped is 0; they held" in err and key in err
 
 
-def test_one_rank_that_accumulates_is_two_ranks(cli, tiny, undisturbed, tmp_path):
+def test_one_rank_that_accumulates_is_two_ranks_and_goes_on_where_they_stopped(cli, tiny, undisturbed, tmp_path):
     work = tmp_path / "w"
     subprocess.run(["cp", "-r", str(undisturbed[0]), str(work)], check=True)
     code, out, err = cli("pretrain", tiny, f"workdir={work}", "pretrain.run=one", "pretrain.ranks=1")
     assert code == 0, out + err
+    subprocess.run(["cp", "-r", str(work / "runs" / "tiny"), str(work / "runs" / "taken")], check=True)
+    newest = work / "runs" / "taken" / "checkpoints" / "step_00000008"
+    shutil.rmtree(newest)
+    newest.with_suffix(".json").unlink()
+    code, out, err = cli("pretrain", tiny, f"workdir={work}", "pretrain.run=taken", "pretrain.ranks=1")
+    assert code == 0 and "8 (2 new)" in out, out + err
     rows = [json.loads(line) for line in (work / "runs" / "one" / "metrics.jsonl").open()]
     assert all(0 < row["mfu"] < 1 and row["memory_mb"] > 100 for row in rows)
     losses = [
         [json.loads(line)["loss"] for line in (work / "runs" / name / "metrics.jsonl").open()]
-        for name in ("one", "tiny")
+        for name in ("tiny", "one", "taken")
     ]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5) and losses[2] == pytest.approx(losses[0], rel=1e-5)
 
 
 def test_a_broken_newest_checkpoint_is_passed_over_and_the_mean_of_the_weights_resumes_exactly(

@@ -150,7 +150,8 @@ def test_coverage_counts_pixels_of_each_token():
     ("change", "sentence"),
     [
         ({"global_batch": 6, "micro_batch": 4}, "must be a multiple of ranks x micro_batch"),
-        ({"zero_stage": 3}, "is not 0, 1 or 2"),
+        ({"zero_stage": 4}, "is not 0, 1, 2 or 3"),
+        ({"zero_stage": 0, "precision": "fp16"}, "set pretrain.zero_stage=1"),
         ({"precision": "fp8"}, "is not one of fp32, bf16"),
         ({"keep": 1}, "must be at least 2"),
     ],
@@ -172,5 +173,5 @@ def test_probes_separate_separable_features_and_only_those():
     good = np.eye(3)[label] + 0.1 * rng.standard_normal((180, 3))
     assert (fit_linear(good, label, 3)(good) == label).mean() > 0.99
     instance = np.tile(np.repeat([0, 1], 30), 3) + 10 * label
-    assert in_scene([Patches("s", good, label, instance)], 0) > 0.95
-    assert in_scene([Patches("s", rng.standard_normal((180, 3)), label, instance)], 0) < 0.6
+    assert in_scene([Patches("s", good, label, instance, np.arange(180))], 0) > 0.95
+    assert in_scene([Patches("s", rng.standard_normal((180, 3)), label, instance, np.arange(180))], 0) < 0.6

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pseudolabel.assemble import assemble, mask_spectra, truth_of
+from pseudolabel.assemble import assemble, mask_spectra
 from pseudolabel.config import HyperfreeConfig, PseudolabelConfig, Sam2Config
 from pseudolabel.windows import windows
 from pseudolabel.worker import LabelWorker
@@ -169,7 +169,7 @@ def test_a_registered_label_map_is_the_truth_of_the_quality(cube, tmp_path):
     path, ids = cube
     (tmp_path / "t.png").touch()
     write_companions(path, [Found("labels", "labels", tmp_path / "t.png", (ids + 1).astype(np.uint8))])
-    assert truth_of(open_cube(path)) is not None
+    assert open_cube(path).labels() is not None
     quality, _ = label(classical(tile=70), path, tmp_path / "a.tar")
     assert quality["with_truth"] == 1 and quality["truth"]["fused"]["ASA at 1.5 x"] > 0.9
 
