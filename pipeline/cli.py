@@ -12,9 +12,11 @@ from typing import Annotated, Any
 
 import typer
 
+from pipeline.bench_cli import bench
 from sharding.errors import HyperVisionError
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+app.add_typer(bench, name="bench")
 
 Words = Annotated[list[str] | None, typer.Argument(help="recipe name or .yaml file, then key=value overrides")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="say what would run and stop")]
@@ -167,36 +169,6 @@ def datasets(
         catalog_view.show_row(given[1])
     else:
         raise ConfigError(f"datasets does not know {' '.join(given)!r}; say: hypervision datasets show KEY")
-
-
-@app.command()
-def bench(
-    what: Annotated[str, typer.Argument(help="loader")],
-    shards: Annotated[Path | None, typer.Argument(help="shards folder (none: generated tiles)")] = None,
-    bands: Annotated[int, typer.Option(help="bands of the generated tiles")] = 204,
-    wanted: Annotated[int, typer.Option(help="bands that are read of a sample (0 = all)")] = 40,
-    side: Annotated[int, typer.Option(help="pixels of the generated tiles")] = 512,
-    samples: Annotated[int, typer.Option(help="samples there are")] = 16,
-    batch: Annotated[int, typer.Option(help="samples of a batch")] = 4,
-    workers: Annotated[int, typer.Option(help="worker processes")] = 1,
-    cores: Annotated[int, typer.Option(help="cores to run on (0 = all)")] = 1,
-    repeats: Annotated[int, typer.Option(help="rounds, of which the median counts")] = 5,
-    peers: Annotated[bool, typer.Option(help="also what else one would use, where it is installed")] = True,
-    folder: Annotated[Path, typer.Option(help="where generated data is kept")] = Path("work/bench"),
-    json_only: Annotated[bool, typer.Option("--json", help="every run of every contestant, for programs")] = False,
-) -> None:
-    """How fast samples come: bounds, our loader, and peers on identical data."""
-    from pipeline.bench_loader import BenchConfig, as_json, bench_loader, show
-    from sharding.errors import ConfigError
-
-    if what != "loader":
-        raise ConfigError(f"bench does not know {what!r}; say: hypervision bench loader")
-    config = BenchConfig(shards, folder, bands, side, wanted, samples, batch, workers, cores, repeats, peers)
-    result = bench_loader(config)
-    if json_only:
-        typer.echo(as_json(result))
-    else:
-        show(result)
 
 
 def main() -> None:

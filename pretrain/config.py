@@ -19,10 +19,15 @@ TERMS = ("contrast", "masks", "distil", "spectra")  # of the objective; each has
 
 @dataclass
 class ModelConfig:
-    """The student by name; any field of `hypervision.sizes.ModelSize` in `options`; weights to start from."""
+    """The student by name; any field of `hypervision.sizes.ModelSize` in `options`; weights to start from.
+
+    `kernels` of a start from nothing: "rough" (every pixel of a patch drawn alone, as in the public code), or "smooth"
+    (one draw a band for the whole patch, a tenth as much for each pixel), which begins with the mean of a patch.
+    """
 
     name: str = "hypervision_base"
     input_mode: str = "shape"
+    kernels: str = "rough"
     checkpoint: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -31,7 +36,8 @@ class ModelConfig:
 class SampleConfig:
     """What a step sees of a sample: bands per view (a random number within the limits), the share of views that
     see one contiguous part of the spectrum, bands hidden from a view to be told from its tokens, masks pooled and
-    prompts drawn per view.
+    prompts drawn per view; deal the materials of an image out among its masks anew (a control, which takes from them
+    all that they say).
     """
 
     bands_min: int = 40
@@ -41,6 +47,7 @@ class SampleConfig:
     max_masks: int = 32
     prompts: int = 4
     flip: bool = True
+    shuffle_materials: bool = False
 
 
 @dataclass

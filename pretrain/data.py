@@ -234,6 +234,8 @@ class TrainingViews:
     def _fill_masks(self, choice: _Choice, meta: Mapping[str, Any], labels: Array, own: dict[str, Array]) -> None:
         """Masks per token with their materials, and prompts."""
         kinds = np.array([0] + [row["material"] for row in meta["masks"]])
+        if self.config.shuffle_materials:  # the same for both views, and at every visit
+            kinds[1:] = keyed_rng("shuffled materials", meta["scene"], len(kinds)).permutation(kinds[1:])
         ids = np.array([m["id"] for m in meta["masks"] if m["pixels"] >= self.patch * self.patch], np.int64)
         ids = np.sort(choice.rng.permutation(ids)[: self.config.max_masks])
         own["coverage"][:], own["material"][:] = 0, -1

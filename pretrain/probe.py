@@ -6,6 +6,7 @@ position on and off, the last tap, the embedding, and both together; the best of
 Scores, on scenes that training never saw:
     in-scene   3 labelled patches a material, all from ONE instance; scored on other instances only
     pooled     one linear probe on patches of the training sensors, carried unchanged to sensors never trained on
+    few labels the same with 5 labelled patches a material and sensor in place of 50
 """
 
 from __future__ import annotations
@@ -21,12 +22,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hypervision import HyperModel, create_model
+from pretrain.student import smooth_kernels
 
 Array = NDArray[Any]
 PURITY = 0.75
 SHOTS = 3
 DRAWS = 5
 PER_CLASS = 50
+FEW = 5
 
 
 @dataclass(frozen=True)
@@ -124,15 +127,15 @@ def in_scene(scenes: Sequence[Patches], seed: int) -> float:
     return float(np.mean(scores))
 
 
-def pool(scenes: Sequence[Patches], seed: int) -> tuple[Array, Array]:
-    """At most 50 patches a material and sensor."""
+def pool(scenes: Sequence[Patches], seed: int, per_class: int = PER_CLASS) -> tuple[Array, Array]:
+    """So many patches a material and sensor, or all where there are fewer."""
     rng = np.random.default_rng([seed, 99])
     features, labels = [], []
     for sensor in sorted({scene.sensor for scene in scenes}):
         feature = np.concatenate([scene.feature for scene in scenes if scene.sensor == sensor])
         material = np.concatenate([scene.material for scene in scenes if scene.sensor == sensor])
         for kind in np.unique(material):
-            picked = rng.permutation(np.flatnonzero(material == kind))[:PER_CLASS]
+            picked = rng.permutation(np.flatnonzero(material == kind))[:per_class]
             features.append(feature[picked])
             labels.append(material[picked])
     return np.concatenate(features), np.concatenate(labels)
@@ -163,29 +166,52 @@ def macro_accuracy(predicted: Array, label: Array) -> float:
     return float(np.mean([(predicted[label == kind] == kind).mean() for kind in np.unique(label)]))
 
 
+def by_sensor(predict: Callable[[Array], Array], test: Sequence[Patches]) -> dict[str, float]:
+    """Mean accuracy over materials of a prediction function on each sensor."""
+    scores = {}
+    for sensor in sorted({scene.sensor for scene in test}):
+        own = [scene for scene in test if scene.sensor == sensor]
+        label = np.concatenate([scene.material for scene in own])
+        scores[sensor] = macro_accuracy(predict(np.concatenate([scene.feature for scene in own])), label)
+    return scores
+
+
+def old_and_new(name: str, scores: dict[str, float], unseen: Sequence[str]) -> dict[str, float]:
+    """Means over the sensors that were trained on and over those that were not; empty for none."""
+    kinds = {"training": [v for k, v in scores.items() if k not in unseen]}
+    kinds["unseen"] = [v for k, v in scores.items() if k in unseen]
+    return {f"{name}, {kind} sensors": float(np.mean(values)) for kind, values in kinds.items() if values}
+
+
+def in_scene_scores(test: Sequence[Patches], unseen: Sequence[str], seed: int) -> dict[str, float]:
+    """`in_scene` on scenes of training and of unseen sensors."""
+    old = [scene for scene in test if scene.sensor not in unseen]
+    new = [scene for scene in test if scene.sensor in unseen]
+    return {"in-scene, training sensors": in_scene(old, seed), "in-scene, unseen sensors": in_scene(new, seed)}
+
+
+def pooled_scores(
+    train: Sequence[Patches], test: Sequence[Patches], unseen: Sequence[str], seed: int
+) -> dict[str, float]:
+    """One linear probe for all sensors: on 50 labelled patches a material and sensor, and on a few (mean of draws)."""
+    classes = int(max(scene.material.max() for scene in [*train, *test])) + 1
+    scores = old_and_new("pooled", by_sensor(fit_linear(*pool(train, seed), classes), test), unseen)
+    few = [
+        old_and_new("few labels", by_sensor(fit_linear(*pool(train, seed + draw, FEW), classes), test), unseen)
+        for draw in range(DRAWS)
+    ]
+    return scores | {name: float(np.mean([one[name] for one in few])) for name in few[0]}
+
+
 def probe_scores(
     train: Sequence[Patches], test: Sequence[Patches], unseen: Sequence[str], seed: int
 ) -> dict[str, float]:
     """The scores of one set of features: in-scene and pooled, on training and unseen sensors."""
-    classes = int(max(scene.material.max() for scene in [*train, *test])) + 1
-    predict = fit_linear(*pool(train, seed), classes)
-    pooled = {}
-    for sensor in sorted({scene.sensor for scene in test}):
-        own = [scene for scene in test if scene.sensor == sensor]
-        label = np.concatenate([scene.material for scene in own])
-        pooled[sensor] = macro_accuracy(predict(np.concatenate([scene.feature for scene in own])), label)
-    old = [scene for scene in test if scene.sensor not in unseen]
-    new = [scene for scene in test if scene.sensor in unseen]
-    return {
-        "in-scene, training sensors": in_scene(old, seed),
-        "in-scene, unseen sensors": in_scene(new, seed),
-        "pooled, training sensors": float(np.mean([v for k, v in pooled.items() if k not in unseen])),
-        "pooled, unseen sensors": float(np.mean([v for k, v in pooled.items() if k in unseen])),
-    }
+    return in_scene_scores(test, unseen, seed) | pooled_scores(train, test, unseen, seed)
 
 
-def random_nets(name: str, options: dict[str, Any], seed: int) -> dict[str, HyperModel]:
-    """Untrained nets of the same size and input mode: small and unit kernels, position on and off."""
+def random_nets(name: str, options: dict[str, Any], seed: int, smooth: bool = False) -> dict[str, HyperModel]:
+    """Untrained nets of the same size and input mode: small and unit kernels (smooth or not), position on and off."""
     nets = {}
     for kernels in ("small", "unit"):
         for position in (True, False):
@@ -196,6 +222,8 @@ def random_nets(name: str, options: dict[str, Any], seed: int) -> dict[str, Hype
                 if kernels == "unit":
                     encoder.point_spectral_weight_bank_w.normal_()
                     encoder.block_spectral_weight_bank_w.normal_()
+                if smooth:
+                    smooth_kernels(net)
                 if not position:
                     for parameter in encoder.pos_embed_mlp.layers[-1].parameters():
                         parameter.zero_()
@@ -232,29 +260,44 @@ class Evidence:
         return {name: self.trained[name] - self.random[name] for name in self.trained}
 
 
+def net_scores(
+    net: HyperModel,
+    train: Sequence[ProbeScene],
+    test: Sequence[ProbeScene],
+    unseen: Sequence[str],
+    seed: int,
+    taps: Sequence[str] = ("final",),
+) -> dict[str, dict[str, float]]:
+    """The scores of each tap of a net."""
+    first, second = scene_features(net, train, taps), scene_features(net, test, taps)
+    return {tap: probe_scores(first[tap], second[tap], unseen, seed) for tap in taps}
+
+
+def strongest_random(
+    model: HyperModel,
+    train: Sequence[ProbeScene],
+    test: Sequence[ProbeScene],
+    unseen: Sequence[str],
+    seed: int,
+    smooth: bool = False,
+) -> tuple[dict[str, float], dict[str, str]]:
+    """For each score the best of twelve untrained forms of a model, and which it was."""
+    options = {field: getattr(model.size, field) for field in model.size.__dataclass_fields__}
+    bar: dict[str, float] = {}
+    source: dict[str, str] = {}
+    for name, net in random_nets(model.name, options, seed, smooth).items():
+        for tap, found in net_scores(net, train, test, unseen, seed, ("final", "embedding", "concat")).items():
+            for key, value in found.items():
+                if value > bar.get(key, -1.0):
+                    bar[key], source[key] = value, f"{name}, {tap}"
+    return bar, source
+
+
 def gather_evidence(
     model: HyperModel, train: Sequence[ProbeScene], test: Sequence[ProbeScene], unseen: Sequence[str], seed: int
 ) -> Evidence:
     """Run the protocol on held-out scenes; `unseen` names the sensors that training never saw."""
-
-    def scores(net: HyperModel, taps: Sequence[str]) -> dict[str, dict[str, float]]:
-        first, second = scene_features(net, train, taps), scene_features(net, test, taps)
-        return {tap: probe_scores(first[tap], second[tap], unseen, seed) for tap in taps}
-
-    own = scores(model.eval(), ("final",))["final"]
-    options = {field: getattr(model.size, field) for field in model.size.__dataclass_fields__}
-    bar = dict.fromkeys(own, -1.0)
-    source = dict.fromkeys(own, "")
-    for name, net in random_nets(model.name, options, seed).items():
-        for tap, found in scores(net, ("final", "embedding", "concat")).items():
-            for key, value in found.items():
-                if value > bar[key]:
-                    bar[key], source[key] = value, f"{name}, {tap}"
-    patch = model.size.patch_size
-    spectra = {
-        "in-scene, training sensors": in_scene(
-            spectra_features([s for s in test if s.sensor not in unseen], patch), seed
-        ),
-        "in-scene, unseen sensors": in_scene(spectra_features([s for s in test if s.sensor in unseen], patch), seed),
-    }
+    own = net_scores(model.eval(), train, test, unseen, seed)["final"]
+    bar, source = strongest_random(model, train, test, unseen, seed)
+    spectra = in_scene_scores(spectra_features(test, model.size.patch_size), unseen, seed)
     return Evidence(own, bar, source, spectra)

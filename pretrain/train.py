@@ -22,7 +22,6 @@ import torch
 from distill.cache import FeatureCache, features_for
 from distill.teacher import Teacher
 from distill.views import View
-from hypervision import HyperModel, create_model
 from pretrain.checkpoint import Checkpoints
 from pretrain.config import RunSpec
 from pretrain.data import VIEWS_PER_IMAGE, Batch, TrainingViews
@@ -35,6 +34,7 @@ from pretrain.probe import ProbeScene
 from pretrain.ranks import barrier, device, from_rank0, mean_over_ranks, rank, world
 from pretrain.saving import restore, save
 from pretrain.speed import Speedometer, device_flops, forward_flops, memory_bytes
+from pretrain.student import build_student
 from sharding.errors import HyperVisionError, InputError
 from sharding.lifeline import StopFlag, die_with_parent
 from sharding.loader import Loader
@@ -45,16 +45,6 @@ from sharding.schema import typed
 from sharding.stream import Stream
 
 FIT_SAMPLES = 32
-
-
-def build_student(spec: RunSpec) -> HyperModel:
-    """The student with its starting weights."""
-    torch.manual_seed(spec.seed)
-    model = create_model(spec.model.name, spec.model.checkpoint, input_mode=spec.model.input_mode, **spec.model.options)
-    model.image_encoder.checkpointing = spec.pretrain.recompute
-    if spec.pretrain.compile:
-        model.compile_blocks()
-    return model.train()
 
 
 def start_ranks(seed: int, threads: int = 0) -> None:
