@@ -15,6 +15,7 @@ from sharding.errors import ConfigError
 Array = NDArray[Any]
 MODES = ("fill", "cache", "live", "none")
 STORES = ("fp16", "int8")
+WITHOUT_VISIBLE = ("skip", "false-colour")
 
 
 class View(Enum):
@@ -39,7 +40,8 @@ class TeacherConfig:
     Modes: fill (compute once while streaming, then read), cache (must exist), live, none. Without a checkpoint,
     `pretrained` takes timm's own weights from its cache; random weights need `allow_random`. `store`: fp16, or int8
     with a scale per view and channel, half the bytes. `project`: channels after a fixed random orthogonal projection
-    (0 = all of them), which keeps angles nearly and divides the bytes.
+    (0 = all of them), which keeps angles nearly and divides the bytes. `without_visible`: what distillation does with
+    cameras that see no visible light, whose picture is three of their bands: skip, or learn from it (false-colour).
     """
 
     name: str = "vit_base_patch14_dinov2"
@@ -50,6 +52,7 @@ class TeacherConfig:
     mode: str = "fill"
     store: str = "fp16"
     project: int = 0
+    without_visible: str = "skip"
 
     def check(self) -> None:
         """Refuse a teacher that cannot be, before any work.
@@ -61,6 +64,9 @@ class TeacherConfig:
             raise ConfigError(f"teacher.mode {self.mode!r} is not one of {', '.join(MODES)}")
         if self.store not in STORES:
             raise ConfigError(f"teacher.store {self.store!r} is not one of {', '.join(STORES)}")
+        if self.without_visible not in WITHOUT_VISIBLE:
+            told = f"teacher.without_visible {self.without_visible!r} is not one of {', '.join(WITHOUT_VISIBLE)}"
+            raise ConfigError(told)
         if self.project < 0:
             raise ConfigError("teacher.project must be 0 (all channels) or the number of channels that are kept")
         if self.mode == "none":

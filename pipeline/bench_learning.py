@@ -44,7 +44,7 @@ ALONE = {term: [f"pretrain.objective.{other}=0" for other in TERMS if other != t
 SENSORS = ("training", "unseen")
 ROWS: dict[str, list[str]] = {
     "all": [],
-    "all-smooth": ["model.kernels=smooth"],
+    "all-smooth": ["model.kernels=smooth", "pretrain.layer_decay=0.6"],
     **{f"{term}-alone": words for term, words in ALONE.items()},
     "ids-shuffled": ["pretrain.sample.shuffle_materials=true"],
 }

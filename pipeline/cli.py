@@ -97,7 +97,7 @@ def plan(words: Words = None, retry_failed: RetryFailed = False) -> None:
     from pipeline.status import print_plan
 
     config = _load(words)
-    print_plan(config, _options(config, False, retry_failed), "Plan")
+    print_plan(config, _options(config, False, retry_failed), "Plan", measured=True)
 
 
 @app.command()

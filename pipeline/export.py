@@ -14,6 +14,7 @@ from hypervision import card, create_model
 from hypervision.checkpoint import read_state
 from pipeline.config import Config
 from pretrain.checkpoint import MEAN_WEIGHTS, WEIGHTS, Checkpoints
+from pretrain.launch import datasets_without_visible
 from sharding.errors import InputError
 from sharding.manifest import open_manifest
 from sharding.records import Body, Unit, read_record
@@ -44,6 +45,7 @@ def provenance(config: Config, step: int) -> dict[str, Any]:
         "shards": manifest.fingerprint,
         "labelled_by": labelled_by,
         "teacher": None if config.teacher.mode == "none" else config.teacher.name,
+        "teacher_without_visible": dict.fromkeys(datasets_without_visible(manifest), config.teacher.without_visible),
         "teacher_has_random_weights": config.teacher.mode != "none" and config.teacher.is_random,
     }
 

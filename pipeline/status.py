@@ -46,24 +46,39 @@ def _from_units(stage: str, units: Sequence[Unit], options: RunOptions) -> Row:
     return row
 
 
-def _training(config: Config) -> Row:
+def _teacher_note(config: Config, samples: int, measured: bool) -> str:
+    """Disk that the teacher's features take, and from when on keeping them pays."""
+    from distill.fill import measure_rates
+    from distill.teacher import cache_bytes
+
+    need = format_bytes(cache_bytes(config.teacher, samples))
+    told = f"teacher features of {samples} samples take {need} of disk ({config.teacher.store})"
+    if not measured:
+        return told
+    rates = measure_rates(config.work, config.training_datasets, config.teacher)
+    epochs = config.pretrain.steps * config.pretrain.global_batch / samples
+    saved = max(rates.saved(samples, epochs), 0.0)
+    return (
+        f"{told}; one sample: {1e3 * rates.compute:.0f} ms to compute, {1e3 * rates.write:.1f} to write, "
+        f"{1e3 * rates.read:.1f} to read (measured now); kept features pay from epoch {rates.break_even:.2f} on, "
+        f"this run has {epochs:.1f} and saves {format_seconds(saved)} of one process"
+    )
+
+
+def _training(config: Config, measured: bool) -> Row:
     manifest = open_manifest(config.work / "shards", config.training_datasets)
     checkpoints = Checkpoints.of(config.run_spec(), manifest)
     steps = config.pretrain.steps
     done = max((step for step, _ in checkpoints.records()), default=0)
     row = Row("pretrain", steps, steps - done, note=checkpoints.why_changed() or "")
     row.bytes = sum(read_record(path).bytes for _, path in checkpoints.records())
-    if row.todo and config.teacher.mode in ("fill", "cache"):
-        from distill.teacher import cache_bytes
-
-        samples = len(manifest)
-        need = format_bytes(cache_bytes(config.teacher, samples))
-        row.note = row.note or f"teacher features of {samples} samples take {need} of disk ({config.teacher.store})"
+    if row.todo and not row.note and config.teacher.mode in ("fill", "cache"):
+        row.note = _teacher_note(config, len(manifest), measured)
     return row
 
 
-def stage_rows(config: Config, options: RunOptions) -> list[Row]:
-    """The state of every stage of a recipe."""
+def stage_rows(config: Config, options: RunOptions, measured: bool = False) -> list[Row]:
+    """The state of every stage of a recipe; `measured` tries what the teacher costs here."""
     rows = []
     for stage in stages_of(config):
         try:
@@ -80,7 +95,7 @@ def stage_rows(config: Config, options: RunOptions) -> list[Row]:
                 cache = open_cache(config.work, config.training_datasets, config.teacher)
                 rows.append(_from_units(stage, teacher_units(cache, config.teacher), options))
             elif stage == "pretrain":
-                rows.append(_training(config))
+                rows.append(_training(config, measured))
             elif stage == "export":
                 there = (config.run_folder / "export.json").is_file()
                 rows.append(Row(stage, 1, int(not there)))
@@ -89,14 +104,14 @@ def stage_rows(config: Config, options: RunOptions) -> list[Row]:
     return rows
 
 
-def print_plan(config: Config, options: RunOptions, title: str) -> None:
+def print_plan(config: Config, options: RunOptions, title: str, measured: bool = False) -> None:
     """The state of every stage as a table."""
     rows = [
         [
             row.stage, str(row.units), str(row.units - row.todo - row.failed), str(row.todo), str(row.failed),
             format_bytes(row.bytes), format_seconds(row.seconds) if row.seconds else "-", row.note,
         ]
-        for row in stage_rows(config, options)
+        for row in stage_rows(config, options, measured)
     ]  # fmt: skip
     console.print(f"work folder {config.work}", highlight=False)
     table(title, ["stage", "units", "done", "to do", "failed", "size", "estimate (one worker)", "note"], rows)

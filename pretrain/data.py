@@ -144,11 +144,11 @@ class TrainingViews:
 
     members = ("json", "instances.png", "valid.png")
 
-    def __init__(self, config: SampleConfig, patch: int, public: bool = False) -> None:
+    def __init__(self, config: SampleConfig, patch: int, public: bool = False, false_colour: bool = False) -> None:
         """`patch` is the student's token side in pixels; `public` its input mode, for which cubes are divided by the
-        maximum of their scene.
+        maximum of their scene; `false_colour` distils also where the teacher's picture is not of visible light.
         """
-        self.config, self.patch, self.public = config, patch, public
+        self.config, self.patch, self.public, self.false_colour = config, patch, public, false_colour
 
     def plan(self, ref: SampleRef, small: SmallMembers, seed: int, visit: int) -> Plan:
         """Choose the bands and views of a sample."""
@@ -199,7 +199,7 @@ class TrainingViews:
             own = {name: array[at] for name, array in arrays.items()}
             labels = self._fill_cube(plan, frames, choice, meta, pictures, own)
             self._fill_masks(choice, meta, labels, own)
-            arrays["visible"][at] = meta["covers_visible"]
+            arrays["visible"][at] = meta["covers_visible"] or self.false_colour
             wl = np.asarray(meta["wavelength_nm"], float)[choice.bands].tolist()
             views.append((wl, choice.view, float(meta["gsd_m"])))
         return plan.ref.key, views

@@ -19,7 +19,7 @@ from pretrain.logs import DROPPED, SKIPPED, read_all
 from sharding import errors
 from sharding.errors import ChangedError, HyperVisionError, writing
 from sharding.lifeline import STOP_SIGNALS, die_with_parent
-from sharding.manifest import open_manifest
+from sharding.manifest import Manifest, open_manifest
 from sharding.records import delete, read_record, sweep, write_atomic
 from sharding.stage import RunOptions, StageResult
 
@@ -172,7 +172,17 @@ def pretrain(spec: RunSpec, options: RunOptions) -> StageResult:
         result.notes.append(f"{dropped} steps had no finite loss or gradient: {run}/dropped-*.jsonl says which samples")
     if spec.teacher.mode != "none" and spec.pretrain.objective.distil:
         result.notes += spec.teacher.notes
+        dark = datasets_without_visible(manifest)
+        if dark:
+            does = {"skip": "leaves them out", "false-colour": "learns from their false colours"}
+            told = f"distillation {does[spec.teacher.without_visible]} (teacher.without_visible)"
+            result.notes.append(f"{', '.join(dark)} see no visible light: {told}")
     return result
+
+
+def datasets_without_visible(manifest: Manifest) -> list[str]:
+    """Datasets whose pictures for the teacher are false colours."""
+    return [name for name, ref in sorted(manifest.firsts.items()) if not ref.meta()["covers_visible"]]
 
 
 def _start(spec: RunSpec, run: Path, options: RunOptions) -> None:

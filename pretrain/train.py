@@ -70,7 +70,9 @@ class Trainer:
             self.manifest, config.global_batch, spec.seed, config.mixing, rank(), world(), config.micro_batch
         )
         student = build_student(spec)
-        views = TrainingViews(config.sample, student.size.patch_size, student.size.input_mode == "public")
+        false_colour = spec.teacher.without_visible == "false-colour"
+        public = student.size.input_mode == "public"
+        views = TrainingViews(config.sample, student.size.patch_size, public, false_colour)
         self.waited, self.dropped, self.seen = 0.0, 0, Counter[str]()
         self.speed: Speedometer | None = None
         self.held_out: dict[str, list[ProbeScene]] | None = None
