@@ -52,9 +52,8 @@ def main() -> None:
     for mode, rows in found.items():
         waits = statistics.median(wait for _, wait in rows)
         print(f"{mode}: {middle[mode]:.3f} s a step, {waits:.2%} of it without data")
-    print(
-        f"cache is {middle['live'] / middle['cache']:.2f}x live, fill costs {middle['fill'] / middle['live'] - 1:+.1%}"
-    )
+    live, fill, cache = (middle[mode] for mode in MODES)
+    print(f"cache is {live / cache:.2f}x live, fill costs {fill / live - 1:+.1%}")
 
 
 if __name__ == "__main__":
