@@ -5,7 +5,8 @@ of the table, and what the rows are compared with. Everything is kept below the 
 is missing:
 
     <folder>/seed-<n>/runs/<row>/               a run like any other
-    <folder>/seed-<n>/learning/<row>.json       its scores on held-out scenes
+    <folder>/seed-<n>/runs/<row>/scores.json    its scores on held-out scenes
+    <folder>/seed-<n>/learning/scores.json      those of what it is compared with
     <folder>/learning.json, learning.png        the table
 """
 
@@ -85,17 +86,17 @@ def _config(recipe: str, words: Sequence[str], folder: Path, seed: int, row: str
     return load_config(recipe, [*words, *own, *ROWS.get(row, [])])
 
 
-def _kept(config: Config, row: str, inputs: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The scores of a row, computed once for what it was made from."""
-    path = config.work / "learning" / f"{row}.json"
-    fields = {"logic": LOGIC, "row": row, "probe_scenes": config.evidence.probe_train_scenes, "seed": config.seed}
-    unit = Unit("learning", row, path, path.with_suffix(".record.json"), inputs, fields)
+def _kept(config: Config, folder: Path, inputs: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The scores in a folder, computed once for what they were made from."""
+    path = folder / "scores.json"
+    fields = {"logic": LOGIC, "probe_scenes": config.evidence.probe_train_scenes, "seed": config.seed}
+    unit = Unit("learning", folder.name, path, path.with_suffix(".record.json"), inputs, fields)
 
     def write(temporary: Path) -> Body:
         temporary.write_text(json.dumps(make(), indent=1) + "\n")
         return Body({"rows": 1})
 
-    path.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for one in pending([unit], RunOptions(overwrite=True)):
         commit(one, write)
     found: dict[str, Any] = json.loads(path.read_text())
@@ -153,7 +154,7 @@ def _one_seed(recipe: str, words: Sequence[str], folder: Path, seed: int, rows: 
     scenes = probe_scenes(config)
     told.unseen = scenes[2]
     corpora = fingerprint([read_record(path).sha256 for path in find_records(config.work / "corpus")])
-    against = _kept(config, "comparisons", corpora, lambda: _comparisons(config, scenes))
+    against = _kept(config, config.work / "learning", corpora, lambda: _comparisons(config, scenes))
     for name in ("random", "random-smooth", "spectra", "range-matched", "supervised"):
         told.scores.setdefault(name, {})[str(seed)] = against[name]
     for row in rows:
@@ -166,7 +167,7 @@ def _one_seed(recipe: str, words: Sequence[str], folder: Path, seed: int, rows: 
             return net_scores(model, *scenes, own.seed)["final"]
 
         exported = read_record(own.run_folder / "export.json").sha256
-        told.scores.setdefault(row, {})[str(seed)] = _kept(own, row, fingerprint([exported, corpora]), score)
+        told.scores.setdefault(row, {})[str(seed)] = _kept(own, own.run_folder, fingerprint([exported, corpora]), score)
         told.falls.setdefault(row, {})[str(seed)] = falls(own.run_folder)
 
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from distill.cache import FeatureCache, features_for, pack_features
+from distill.fill import Rates, measure_rates
 from distill.losses import Distiller
 from distill.teacher import Teacher, cache_bytes, feature_shape
 from distill.views import TeacherConfig, View, apply_view
@@ -50,6 +51,15 @@ def test_random_weights_and_unknown_names_are_refused():
         Teacher(TeacherConfig("resnot", allow_random=True))
     with pytest.raises(ConfigError, match=r"teacher\.mode 'chache' is not one of"):
         TeacherConfig(mode="chache").check()
+    with pytest.raises(ConfigError, match=r"without_visible 'guess' is not one of skip, false-colour"):
+        TeacherConfig(without_visible="guess").check()
+
+
+def test_kept_features_pay_once_what_is_written_is_won_back(manifest, tmp_path):
+    rates = Rates(compute=1.0, write=0.3, read=0.1)
+    assert rates.saved(1, rates.break_even) == pytest.approx(0) and rates.saved(10, 3) == pytest.approx(15)
+    found = measure_rates(tmp_path, ["d"], CONFIG)
+    assert min(found.compute, found.write, found.read) > 0 and not list(tmp_path.glob("tmp*"))
 
 
 def test_features_belong_to_a_view(teacher):

@@ -80,13 +80,25 @@ def test_one_read_out_serves_every_camera():
     assert (head(token, wide)[:, 0] - head(token, wide)[:, 2]).abs().max() > 1e-3
 
 
-def batch_of(ref, config, public=False):
-    views = TrainingViews(config, 8, public)
+def batch_of(ref, config, public=False, false_colour=False):
+    views = TrainingViews(config, 8, public, false_colour)
     plan = views.plan(ref, ref.small_members(views.members), 0, 0)
     # What a slot held before must not shine through.
     arrays = {name: np.full(shape, 7, dtype) for name, (shape, dtype) in views.layout([plan]).items()}
     told = [views.fill(plan, LazyFrames(ref, plan.frames, ref.runs(plan.frames, plan.needed)), 0, arrays)]
     return views.batch({name: torch.from_numpy(array) for name, array in arrays.items()}, told, [0])
+
+
+def ref_of(folder, stored, labels, materials):
+    """A shard of one sample whose mask i + 1 is of materials[i]."""
+    masks = [{"id": i + 1, "material": kind, "pixels": 64} for i, kind in enumerate(materials)]
+    bands = len(stored)
+    meta = {"masks": masks, "wavelength_nm": [500.0 + 10 * i for i in range(bands)], "bad_band": [False] * bands}
+    meta |= {"gsd_m": 0.01, "covers_visible": True, "scene_max": 5.0, "scene": "a"}
+    pictures = {"instances": labels, "materials": labels, "valid": np.ones(labels.shape, np.uint8)}
+    pictures |= {"rgb": np.zeros((*labels.shape, 3), np.uint8)}
+    write_shard(folder / "g.tar", [encode_sample("a", Planes(stored), pictures, meta)])
+    return SampleRef("d", "a", folder / "g.tar", index_shard(folder / "g.tar")["a"])
 
 
 def test_a_batch_hides_bands_that_the_view_does_not_hold(tmp_path):
@@ -112,8 +124,22 @@ def test_a_batch_hides_bands_that_the_view_does_not_hold(tmp_path):
         np.testing.assert_allclose(batch.hidden[view, :, 0, 0], want, rtol=1e-5)
     divided = batch_of(ref, config, public=True)
     torch.testing.assert_close(divided.cube * 12, batch.cube)
+    assert batch.visible.tolist() == [0, 0] and batch_of(ref, config, false_colour=True).visible.tolist() == [1, 1]
     everything = batch_of(ref, SampleConfig(bands_min=12, bands_max=12, hidden=3))
     assert everything.hidden.isnan().all()
+
+
+def test_shuffled_ids_are_those_of_the_image_in_another_order_and_alike_in_both_views(tmp_path):
+    labels = np.repeat(np.arange(1, 17).reshape(4, 4).repeat(8, 0), 8, 1).astype(np.uint16)
+    stored = np.full((4, 32, 32), 5, np.uint16)
+    ref = ref_of(tmp_path, stored, labels, list(range(1, 17)))
+    plain, shuffled = (
+        batch_of(ref, SampleConfig(bands_min=4, bands_max=4, flip=False, max_masks=16, shuffle_materials=on))
+        for on in (False, True)
+    )
+    assert plain.material[0].tolist() == list(range(1, 17))
+    assert sorted(shuffled.material[0].tolist()) == list(range(1, 17))
+    assert shuffled.material[0].tolist() == shuffled.material[1].tolist() != plain.material[0].tolist()
 
 
 def test_pooling_weighs_tokens_by_squared_coverage():
