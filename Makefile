@@ -58,6 +58,9 @@ $(BENCH)/.ready: requirements-bench.lock pyproject.toml | $(UV)
 bench-loader: setup-bench ## samples/s of the loader, its bounds and its peers, on one core (ARGS='--bands 31 --wanted 0')
 	@$(BENCH)/bin/hypervision bench loader --folder $(WORK)/bench $(ARGS)
 
+bench-learning: setup ## does pre-training teach something: every term alone and all, on fresh corpora (about an hour; ARGS='--rows contrast-alone --seeds 0')
+	@$(BIN)/hypervision bench learning --folder $(WORK)/learning $(ARGS)
+
 lint: setup ## style, types, import contracts
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	@$(BIN)/mypy hypervision sharding pseudolabel distill pretrain pipeline
@@ -75,4 +78,4 @@ test-gpu: setup ## the checks that need a GPU; they skip with a reason where the
 clean: ## remove the environment and the demo's work folder
 	rm -rf $(VENV) $(BENCH) .uv $(WORK)
 
-.PHONY: help setup setup-bench bench-loader lock demo docs $(VERBS) lint test test-slow test-gpu clean
+.PHONY: help setup setup-bench bench-loader bench-learning lock demo docs $(VERBS) lint test test-slow test-gpu clean

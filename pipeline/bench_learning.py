@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from hypervision import HyperModel, create_model
 from pipeline.compare import read_metrics
@@ -139,7 +140,8 @@ def _comparisons(config: Config, scenes: tuple[list[ProbeScene], list[ProbeScene
 
 
 def _student(config: Config) -> HyperModel:
-    return create_model(config.model.name, input_mode=config.model.input_mode, **config.model.options)
+    net = create_model(config.model.name, input_mode=config.model.input_mode, **config.model.options)
+    return net.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _one_seed(recipe: str, words: Sequence[str], folder: Path, seed: int, rows: Sequence[str], told: Learning,
@@ -164,6 +166,7 @@ def _one_seed(recipe: str, words: Sequence[str], folder: Path, seed: int, rows: 
 
         def score(own: Config = own) -> dict[str, Any]:
             model = create_model(own.model.name, own.run_folder / "export" / "model.safetensors").eval()
+            model.to("cuda" if torch.cuda.is_available() else "cpu")
             return net_scores(model, *scenes, own.seed)["final"]
 
         exported = read_record(own.run_folder / "export.json").sha256

@@ -117,6 +117,23 @@ def _recipe_path(name: str) -> Path:
     raise ConfigError(f"no recipe is named {name!r}; {hint}recipes: {', '.join(recipe_names())}, or a .yaml file")
 
 
+def _recipe_tree(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The settings of a recipe, put over those of the recipe that its `base` names; lists are replaced whole."""
+    if path in above:
+        raise ConfigError(f"{path.name} is its own base, through {' and '.join(one.name for one in above)}")
+    tree = load_yaml(path)
+    base = tree.pop("base", None)
+    return tree if base is None else _over(_recipe_tree(_recipe_path(str(base)), (*above, path)), tree)
+
+
+def _over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        merged[key] = _over(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
 def set_dotted(tree: dict[str, Any], dotted: str, value: Any, where: str) -> None:
     """Set `a.0.b` in nested dicts and lists; a list grows by one at its end.
 
@@ -153,7 +170,7 @@ def load_config(recipe: str, overrides: Sequence[str], need_datasets: bool = Tru
         ConfigError: an unknown recipe, a misspelt key, a wrong type.
     """
     path = _recipe_path(recipe)
-    tree = load_yaml(path)
+    tree = _recipe_tree(path)
     where = path.name
     for override in overrides:
         key, sign, text = override.partition("=")

@@ -130,7 +130,8 @@ class Supervised:
 
     def __init__(self, model: HyperModel, classes: int, seed: int) -> None:
         torch.manual_seed(seed)
-        self.model, self.head = model.train(), nn.Linear(model.size.embed_dim, classes)
+        self.where = next(model.parameters()).device
+        self.model, self.head = model.train(), nn.Linear(model.size.embed_dim, classes).to(self.where)
         self.rng = np.random.default_rng([seed, 5])
 
     def fit(self, scenes: Sequence[ProbeScene], told: Sequence[dict[int, int]], steps: int = STEPS) -> None:
@@ -156,11 +157,13 @@ class Supervised:
             bands = visible_bands(np.arange(len(scene.wl_C)), scene.wl_C, count, narrow, self.rng)[: BANDS[1]]
             cube[row, : len(bands)] = scene.cube_CHW[bands, :, ::-1] if flips[row] else scene.cube_CHW[bands]
             axes.append(scene.wl_C[bands].tolist())
-        tap = self.model.encode(torch.from_numpy(cube), axes, [scenes[number].gsd_m for number in numbers])[-2]
+        tap = self.model.encode(
+            torch.from_numpy(cube).to(self.where), axes, [scenes[number].gsd_m for number in numbers]
+        )[-2]
         tap = torch.stack([one.flip(-1) if flip else one for one, flip in zip(tap, flips, strict=True)])
         logits = self.head(tap.flatten(2).transpose(1, 2))
         rows = [(row, token, kind) for row, n in enumerate(numbers) for token, kind in told[n].items()]
-        at_row, at_token, kinds = (torch.tensor(column) for column in zip(*rows, strict=True))
+        at_row, at_token, kinds = torch.tensor(rows, device=self.where).T
         return F.cross_entropy(logits[at_row, at_token], kinds)
 
     def scores(self, name: str, test: Sequence[ProbeScene], unseen: Sequence[str]) -> dict[str, float]:
@@ -171,5 +174,5 @@ class Supervised:
             for scene, maps in zip(own, feature_maps(self.model.eval(), own), strict=True):
                 index, material, instance = pure_patches(scene.instances, scene.materials, self.model.size.patch_size)
                 found.append(Patches(sensor, maps["final"][index], material, instance, index))
-        weight, bias = self.head.weight.detach().numpy(), self.head.bias.detach().numpy()
+        weight, bias = (one.detach().cpu().numpy() for one in (self.head.weight, self.head.bias))
         return old_and_new(name, by_sensor(lambda f: np.asarray((f @ weight.T + bias).argmax(1)), found), unseen)

@@ -286,7 +286,8 @@ def strongest_random(
     bar: dict[str, float] = {}
     source: dict[str, str] = {}
     for name, net in random_nets(model.name, options, seed, smooth).items():
-        for tap, found in net_scores(net, train, test, unseen, seed, ("final", "embedding", "concat")).items():
+        placed = net.to(next(model.parameters()).device)
+        for tap, found in net_scores(placed, train, test, unseen, seed, ("final", "embedding", "concat")).items():
             for key, value in found.items():
                 if value > bar.get(key, -1.0):
                     bar[key], source[key] = value, f"{name}, {tap}"

@@ -147,6 +147,19 @@ def test_a_full_disk_stops_a_stage_with_one_sentence_and_no_false_claim(cli, tmp
         subprocess.run(["umount", "-l", str(work)], check=True)
 
 
+def test_a_recipe_goes_over_its_base(tmp_path):
+    above = tmp_path / "above.yaml"
+    above.write_text("base: demo\nworkdir: elsewhere\npretrain: {steps: 7, sample: {prompts: 3}}\n")
+    config, demo = load_config(str(above), []), load_config("demo", [])
+    assert config.pretrain.steps == 7 and config.pretrain.sample.prompts == 3 and config.work.name == "elsewhere"
+    assert config.pretrain.sample.bands_max == demo.pretrain.sample.bands_max and len(config.datasets) == len(
+        demo.datasets
+    )
+    above.write_text(f"base: {above}\n")
+    with pytest.raises(ConfigError, match="is its own base"):
+        load_config(str(above), [])
+
+
 def test_a_low_rank_scene_is_kept_or_expanded_as_asked_and_a_change_of_mind_is_told(cli, tmp_path):
     axis = np.linspace(449.0, 957.0, 128).tolist()
     write_fake("hyperspectralcityv2", tmp_path / "raw", axis)
