@@ -69,7 +69,7 @@ lint: setup ## style, types, import contracts
 test: setup ## the test suite (CPU, under 15 minutes on 2 cores)
 	@$(BIN)/python -m pytest -m "not slow and not gpu" tests
 
-test-slow: setup ## the long checks: the evidence of the demo on fresh corpora
+test-slow: setup ## the long checks: evidence on fresh corpora, kills at random steps, thirty kills on any number of ranks
 	@$(BIN)/python -m pytest -m slow tests
 
 test-gpu: setup ## the checks that need a GPU; they skip with a reason where there is none

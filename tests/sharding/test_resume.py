@@ -143,8 +143,9 @@ def kills(shards, folder, settings, chance):
 
 
 @pytest.mark.parametrize(("world", "workers"), GRID)
-def test_thirty_kills_on_every_number_of_ranks_and_workers(shards, tmp_path, world, workers):
-    kills(shards, tmp_path, [(world, workers)] * 30, random.Random(world * 10 + workers))
+@pytest.mark.parametrize("count", [6, pytest.param(30, marks=pytest.mark.slow)])
+def test_kills_on_every_number_of_ranks_and_workers(shards, tmp_path, count, world, workers):
+    kills(shards, tmp_path, [(world, workers)] * count, random.Random(world * 10 + workers))
 
 
 def test_thirty_kills_with_another_number_of_ranks_and_workers_after_each(shards, tmp_path):
