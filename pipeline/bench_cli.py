@@ -46,7 +46,7 @@ def learning(
     json_only: Annotated[bool, typer.Option("--json", help="every score of every seed, for programs")] = False,
 ) -> None:
     """Pre-train on generated corpora and probe: every term alone, all, a control; against nets and spectra without."""
-    from pipeline.bench_learning import ROWS, as_json, bench_learning, show
+    from pipeline.bench_learning import CHOICES, ROWS, as_json, bench_learning, show
     from pipeline.console import StageProgress, console
     from sharding.errors import ConfigError
     from sharding.stage import RunOptions
@@ -54,9 +54,11 @@ def learning(
     given = list(words or [])
     recipe = given.pop(0) if given and "=" not in given[0] else "demo"
     wanted = [row for row in rows.split(",") if row] or list(ROWS)
-    unknown = [row for row in wanted if row not in ROWS]
+    unknown = [row for row in wanted if row not in ROWS | CHOICES]
     if unknown or not all(seed.strip().isdigit() for seed in seeds.split(",")):
-        raise ConfigError(f"--rows {rows!r} or --seeds {seeds!r}: rows are {', '.join(ROWS)}; seeds are whole numbers")
+        raise ConfigError(
+            f"--rows {rows!r} or --seeds {seeds!r}: rows are {', '.join(ROWS | CHOICES)}; seeds are whole numbers"
+        )
     numbers = [int(seed) for seed in seeds.split(",")]
     console.quiet = json_only
     progress = StageProgress()

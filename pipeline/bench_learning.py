@@ -51,6 +51,14 @@ ROWS: dict[str, list[str]] = {
     "ids-shuffled": ["pretrain.sample.shuffle_materials=true"],
 }
 SCORES = tuple(f"{score}, {kind} sensors" for score in ("in-scene", "few labels", "pooled") for kind in SENSORS)
+# Open choices of the objective, each changed alone; not among the rows unless they are asked for.
+CHOICES: dict[str, list[str]] = {
+    "temperature-0.05": ["pretrain.objective.temperature=0.05"],
+    "temperature-0.2": ["pretrain.objective.temperature=0.2"],
+    "contrast-0.5": ["pretrain.objective.contrast=0.5"],
+    "spectra-1.0": ["pretrain.objective.spectra=1.0"],
+    "bands-10-28": ["pretrain.sample.bands_min=10", "pretrain.sample.bands_max=28"],
+}
 # What `all` must hold over the strongest random start: mean over the seeds, and each seed (the trial's margins).
 MARGINS = {
     "in-scene, training sensors": (0.10, 0.05),
@@ -84,7 +92,7 @@ class Learning:
 
 def _config(recipe: str, words: Sequence[str], folder: Path, seed: int, row: str) -> Config:
     own = [f"workdir={folder / f'seed-{seed}'}", f"seed={seed}", f"corpus.seed={seed}", f"pretrain.run={row}"]
-    return load_config(recipe, [*words, *own, *ROWS.get(row, [])])
+    return load_config(recipe, [*words, *own, *(ROWS | CHOICES)[row]])
 
 
 def _kept(config: Config, folder: Path, inputs: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
