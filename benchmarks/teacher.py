@@ -27,7 +27,7 @@ def epoch(work: Path, mode: str, teacher: str, steps: int, extra: list[str]) -> 
         shutil.rmtree(work / "teacher", ignore_errors=True)
     words = [sys.executable, "-m", "pipeline.cli", "pretrain", "demo", f"workdir={work}", f"pretrain.run={run.name}"]
     words += [f"pretrain.steps={steps}", f"pretrain.save_every={steps}", "pretrain.pictures_every=0"]
-    words += ["pretrain.probe_every=0", f"teacher.name={teacher}", "teacher.image_size=224", f"teacher.mode={mode}"]
+    words += ["pretrain.probe_every=0", f"teacher.name={teacher}", f"teacher.mode={mode}"]
     subprocess.run([*words, *extra], check=True, capture_output=True)
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()][1:]
     seconds = sum(row["seconds"] for row in rows)

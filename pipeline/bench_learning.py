@@ -85,9 +85,9 @@ class Learning:
         found = [seed[score] for seed in self.scores.get(row, {}).values() if score in seed]
         return (float(np.mean(found)), float(np.std(found))) if found else None
 
-    def margins(self, score: str) -> list[float]:
-        """`all` minus the strongest random start, seed by seed."""
-        return [self.scores["all"][str(s)][score] - self.scores["random"][str(s)][score] for s in self.seeds]
+    def margins(self, score: str, row: str = "all", over: str = "random") -> list[float]:
+        """A row minus the strongest random start, seed by seed."""
+        return [self.scores[row][str(s)][score] - self.scores[over][str(s)][score] for s in self.seeds]
 
 
 def _config(recipe: str, words: Sequence[str], folder: Path, seed: int, row: str) -> Config:
@@ -231,6 +231,13 @@ def show(told: Learning) -> bool:
     ]  # fmt: skip
     title = "`all` over the strongest random start (small, unit kernels x position x tap), and its losses"
     table(title, ["score", "wanted", "seeds", "mean", "holds"], rows)
+    rows = [
+        [row, *(f"{float(np.mean(told.margins(score, row, 'random-smooth'))):+.3f}" for score in SCORES)]
+        for row in ("all", "all-smooth")
+        if row in told.scores and "random-smooth" in told.scores
+    ]
+    title = "Over a smooth random start, which is stronger inside a scene (mean over seeds, nothing is wanted of it)"
+    table(title, ["features", *SCORES], rows)
     held = all(gate["holds"] for gate in judged.values())
     failed = [name for name, gate in judged.items() if not gate["holds"]]
     console.print(
