@@ -9,6 +9,7 @@ three take turns, five rounds; steps without a loader train on one batch again a
 from __future__ import annotations
 
 import argparse
+import copy
 import statistics
 import time
 from itertools import repeat
@@ -33,7 +34,7 @@ def main() -> None:
     trainer = Trainer(spec, StopFlag())
     total = given.steps * (given.rounds + 1)
     batches = trainer.batches((2 * total + 2) * trainer.passes)
-    kept = next(batches)
+    kept = copy.deepcopy(next(batches))  # the loader uses its memory again
     found: dict[str, list[float]] = {"whole step": [], "no loader": [], "no model": [], "waited": []}
     for number in range(given.rounds + 1):
         for name in ("whole step", "no loader", "no model"):
