@@ -98,7 +98,10 @@ def _make(unit: Unit) -> Record:
 
 
 def ablation_units(config: Config) -> list[Unit]:
-    """A unit per generated scene and per ingested scene with a registered label map."""
+    """A unit per generated scene and per ingested scene that is labelled and has a registered label map.
+
+    Held-out datasets (`train: false`) get no pseudo-labels, so theirs are not scored.
+    """
     folder, ablation, fusion = config.work / "ablation", config.ablation, config.pseudolabel.fusion
     units = []
     fields = {"logic": LOGIC, "fusion": asdict(fusion), "size": ablation.size, "spatial": list(ablation.spatial)}
@@ -106,14 +109,14 @@ def ablation_units(config: Config) -> list[Unit]:
         for seed in range(ablation.first_seed, ablation.first_seed + ablation.seeds):
             one = (sensor, seed, ablation, fusion)
             units.append(_unit(folder / f"{sensor}-{seed}", "generated", fields, one))
-    for dataset in config.datasets:
-        records = config.work / "cubes" / f"{dataset.name}.records"
+    for dataset in config.training_datasets:
+        records = config.work / "cubes" / f"{dataset}.records"
         for path in find_records(records) if records.is_dir() else ():
             known = read_record(path)
             cube = data_path(path, known)
             if cube is not None and open_cube(cube).labels() is not None:
-                payload = (cube, dataset.name, config.pseudolabel)
-                place = folder / f"real-{dataset.name}-{path.stem}"
+                payload = (cube, dataset, config.pseudolabel)
+                place = folder / f"real-{dataset}-{path.stem}"
                 units.append(_unit(place, known.sha256, config.pseudolabel.bytes_config(), payload))
     return units
 
