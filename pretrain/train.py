@@ -10,6 +10,7 @@ import math
 import os
 import sys
 import time
+import traceback
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -246,15 +247,22 @@ class Trainer:
         if not draw and not probe:
             return {}
         with whole_weights(self.engine):
-            if rank() == 0 and draw:
-                Pictures(self.manifest, self.run / "pictures").draw(self.engine.module.student, step)
-            if rank() == 0 and probe:
-                if self.held_out is None:
-                    size, spec = self.engine.module.student.size, self.spec
-                    windows = (size.image_size, size.patch_size, config.probe_scenes)
-                    self.held_out = held_out(Path(spec.workdir), spec.held_out, *windows)
-                scores = probe_held_out(self.engine.module.student, self.held_out)
+            try:
+                if rank() == 0 and draw:
+                    Pictures(self.manifest, self.run / "pictures").draw(self.engine.module.student, step)
+                if rank() == 0 and probe:
+                    scores = self._probe()
+            except Exception:  # a damaged tile or scene: who only looks on must not end the run
+                print(f"after step {step}: no picture or no probe", traceback.format_exc(), file=sys.stderr)
         return {f"probe/{name}": round(value, 4) for name, value in scores.items()}
+
+    def _probe(self) -> dict[str, float]:
+        """Scores on the held-out datasets."""
+        student, spec = self.engine.module.student, self.spec
+        if self.held_out is None:
+            windows = (student.size.image_size, student.size.patch_size, self.config.probe_scenes)
+            self.held_out = held_out(Path(spec.workdir), spec.held_out, *windows)
+        return probe_held_out(student, self.held_out)
 
     def _tell_skipped(self) -> None:
         """Append what this rank could not read to its list."""
@@ -282,8 +290,6 @@ def main(path: str) -> int:
         torch.distributed.destroy_process_group()
         return 0
     except Exception as error:
-        import traceback
-
         known = isinstance(error, HyperVisionError)
         sentence = str(error) if known else traceback.format_exc()
         kind = type(error).__name__ if known else ""
