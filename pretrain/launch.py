@@ -17,7 +17,7 @@ from pretrain.checkpoint import Checkpoints
 from pretrain.config import RunSpec
 from pretrain.logs import DROPPED, SKIPPED, read_all
 from sharding import errors
-from sharding.errors import ChangedError, HyperVisionError, writing
+from sharding.errors import ChangedError, HyperVisionError, InputError, writing
 from sharding.lifeline import STOP_SIGNALS, die_with_parent
 from sharding.manifest import Manifest, open_manifest
 from sharding.records import delete, read_record, sweep, write_atomic
@@ -182,7 +182,11 @@ def pretrain(spec: RunSpec, options: RunOptions) -> StageResult:
 
 def datasets_without_visible(manifest: Manifest) -> list[str]:
     """Datasets whose pictures for the teacher are false colours."""
-    return [name for name, ref in sorted(manifest.firsts.items()) if not ref.meta()["covers_visible"]]
+    found = []
+    for name, ref in sorted(manifest.firsts.items()):
+        with suppress(InputError):  # a damaged sample is told of where training meets it
+            found += [] if ref.meta()["covers_visible"] else [name]
+    return found
 
 
 def _start(spec: RunSpec, run: Path, options: RunOptions) -> None:
