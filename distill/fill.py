@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import tempfile
 import time
 from collections.abc import Sequence
@@ -24,7 +23,7 @@ from sharding.errors import ConfigError
 from sharding.manifest import open_manifest, read_shard
 from sharding.records import Record, Unit
 from sharding.stage import RunOptions, StageResult, run_units
-from sharding.workers import map_tasks
+from sharding.workers import map_tasks, slots, spread
 
 
 @functools.lru_cache(maxsize=1)
@@ -116,7 +115,7 @@ def cache_teacher(workdir: Path, datasets: Sequence[str], config: TeacherConfig,
     cache.drop_stale()
     units = teacher_units(cache, config)
     gpus = torch.cuda.device_count()
-    workers = gpus or os.cpu_count() or 1
+    workers = gpus * spread() or slots()
     result = run_units(
         "cache-teacher", units, workdir / "teacher", options, lambda todo: map_tasks(fill_one, todo, workers, gpus)
     )

@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -132,11 +131,11 @@ def ablate(config: Config, options: RunOptions) -> StageResult:
     Raises:
         ConfigError: an unknown sensor or kind of masks.
     """
-    from sharding.workers import map_tasks
+    from sharding.workers import map_tasks, slots
 
     config.ablation.check()
     folder, units = config.work / "ablation", ablation_units(config)
-    workers = config.ablation.workers or os.cpu_count() or 1
+    workers = slots(config.ablation.workers)
     result = run_units("ablation", units, folder, options, lambda todo: map_tasks(_make, todo, workers))
     rows = [row for unit in units if unit.data.is_file() for row in json.loads(unit.data.read_text())]
     if not rows:

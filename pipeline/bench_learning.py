@@ -22,7 +22,6 @@ import numpy as np
 import torch
 
 from hypervision import HyperModel, create_model
-from pipeline.compare import read_metrics
 from pipeline.config import Config, load_config
 from pipeline.console import console, table
 from pipeline.evidence import probe_scenes
@@ -30,6 +29,7 @@ from pipeline.learning_picture import draw
 from pipeline.stages import run_stage
 from pretrain.baselines import Supervised, labelled_tokens, matched_scores, pca_scores, shape_spectra
 from pretrain.config import TERMS
+from pretrain.logs import read_metrics
 from pretrain.probe import (
     FEW,
     PER_CLASS,

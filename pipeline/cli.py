@@ -66,11 +66,22 @@ def _execute(verb: str, words: list[str] | None, dry_run: bool, overwrite: bool,
         )
 
 
+def _compare_runs(runs: list[str], overrides: list[str]) -> None:
+    from pipeline.compare import compare_runs
+    from pipeline.config import load_config
+
+    compare_runs(runs, load_config(DEFAULT_RECIPE, overrides, need_datasets=False).work)
+
+
 def _stage_command(verb: str, text: str) -> None:
     def command(
         words: Words = None, dry_run: DryRun = False, overwrite: Overwrite = False, retry_failed: RetryFailed = False
     ) -> None:
         given = list(words or [])
+        plain = [word for word in given if "=" not in word]
+        if verb == "compare" and len(plain) > 1:
+            _compare_runs(plain, [word for word in given if "=" in word])
+            return
         ablates = verb == "pseudolabel" and given[:1] == ["ablate"]
         _execute("ablate" if ablates else verb, given[ablates:], dry_run, overwrite, retry_failed)
 
@@ -86,7 +97,8 @@ for _verb, _text in {
     "pretrain": "Shards -> checkpoints; starting it again is resume.",
     "export": "Newest checkpoint -> model.safetensors, loadable by hypervision.create_model.",
     "evidence": "Probe the exported net and score the labels, where generated truth is there.",
-    "compare": "Runs -> MLflow (sqlite) and a printed table.",
+    "report": "Some tiles and the curves of the run -> report.png.",
+    "compare": "Runs -> MLflow and a printed table; `compare A B`: what differs between two runs, curves together.",
 }.items():
     _stage_command(_verb, _text)
 
@@ -102,14 +114,52 @@ def plan(words: Words = None, retry_failed: RetryFailed = False) -> None:
 
 @app.command()
 def status(words: Words = None) -> None:
-    """What is done and what failed, with reasons."""
-    from pipeline.console import console
-    from pipeline.status import print_failures, print_plan
+    """What is done, running, waiting and failed, with reasons, from records and the Slurm queue."""
+    from pipeline.queue import submitted
+    from pipeline.status import print_status
 
     config = _load(words)
-    print_plan(config, _options(config, False, False), "Status")
-    if config.work.is_dir() and print_failures(config.work):
-        console.print("mend the input, then run the stage again with --retry-failed")
+    verb = "submit" if submitted(config) else "run"
+    told = " ".join(words) if words else DEFAULT_RECIPE
+    print_status(config, _options(config, False, False), f"hypervision {verb} {told}")
+
+
+@app.command()
+def submit(
+    words: Words = None,
+    site: Annotated[Path | None, typer.Option(help="site file (default: slurm/site.yaml, if it is there)")] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="stay until the last job has ended")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the scripts and submit nothing")] = False,
+    overwrite: Overwrite = False,
+    retry_failed: RetryFailed = False,
+) -> None:
+    """The stages of a recipe as a chain of Slurm jobs; again: what is not done and not in the queue."""
+    from pipeline.site import load_site
+    from pipeline.submit import submit as send
+    from pipeline.submit import wait as stay
+
+    config = _load(words)
+    links = send(config, load_site(site), _options(config, overwrite, retry_failed), dry_run)
+    if wait and not dry_run:
+        stay(config, links)
+
+
+@app.command(context_settings={"allow_extra_args": False})
+def batch(
+    stage: str,
+    words: Words = None,
+    folder: Annotated[Path, typer.Option(help="where jobs note their end")] = Path("slurm"),
+    output: Annotated[Path, typer.Option(help="where the stage commits its units")] = Path(),
+    restarts: Annotated[int, typer.Option(help="in a row without progress, or after a process was killed")] = 3,
+    ray: Annotated[str, typer.Option(help="node: one Ray per array element; job: one for all nodes")] = "node",
+    overwrite: Overwrite = False,
+    retry_failed: RetryFailed = False,
+) -> None:
+    """The body of a Slurm job (slurm/*.sbatch): run a stage, hand signals on, queue the job again where it stopped."""
+    from pipeline.batch import batch as body
+
+    flags = ["--overwrite"] * overwrite + ["--retry-failed"] * retry_failed
+    raise typer.Exit(body(stage, [*(words or []), *flags], folder, output, restarts, ray))
 
 
 @app.command()

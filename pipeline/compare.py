@@ -1,148 +1,158 @@
-"""`compare`: runs -> MLflow (sqlite by default), and a printed table. Only this process writes to the database.
-
-Importing is idempotent: a run is known by its folder and content, so a second import changes nothing.
-"""
+"""`compare`: runs -> MLflow and a printed table; `compare A B`: how runs differ, and their curves together."""
 
 from __future__ import annotations
 
 import json
-import logging
-import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.console import table
+from pipeline.console import console, short_path, table
+from pipeline.runs import Facts, find_runs, flatten, gather, last_metrics, read_evidence, run_folder, training_data
+from pipeline.tracking import TrackingConfig, import_facts
 from pretrain.config import TERMS
-from sharding.errors import InputError, writing
-from sharding.records import fingerprint, sha256_file, write_atomic
+from pretrain.logs import read_metrics, tail
+from sharding.errors import InputError
+from sharding.records import fingerprint, write_atomic
 from sharding.stage import StageResult
 
-EXPERIMENT = "hypervision"
-BATCH = 1000
-PARAMS = 100  # that MLflow takes at once
+STAMP = "mlflow.json"
+CURVES = ("loss", *TERMS, "lr", "grad_norm")
+SIDE = ("images_per_second", "mfu", "data_wait_share", "memory_mb", "seconds")
 
 
-def find_runs(workdir: Path) -> list[Path]:
-    """Run folders that have metrics."""
-    return sorted(path.parent for path in (workdir / "runs").glob("*/metrics.jsonl"))
-
-
-def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The rows of a run's metrics; a half-written last line is left out."""
-    lines = (run / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
-
-
-def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as dotted names."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def content_key(run: Path) -> str:
-    """Changes when anything that is imported changes."""
-    names = ("metrics.jsonl", "spec.json", "evidence.json", "export.json")
-    return fingerprint([(name, sha256_file(run / name)) for name in names if (run / name).is_file()])
-
-
-def read_evidence(run: Path) -> dict[str, float]:
-    """Scores of a run's evidence as metrics; empty without evidence."""
-    path = run / "evidence.json"
-    if not path.is_file():
-        return {}
-    found = json.loads(path.read_text())
-    scores = {f"probe/{name}": value for name, value in found["probes"]["trained"].items()}
-    scores |= {f"margin/{name}": value for name, value in found["probes"]["margins"].items()}
-    for method, row in found["labels"]["scores"].items():
-        scores[f"labels/{method}"] = row["ASA at 1 x"]
-    return {name.replace(",", "").replace("+", "and"): value for name, value in scores.items()}
-
-
-def import_run(client: Any, experiment: str, run: Path) -> bool:
-    """Import one run; False if it is already there as it is."""
-    from mlflow.entities import Metric, Param, RunTag
-
-    key, content = fingerprint(str(run.resolve())), content_key(run)
-    known = client.search_runs([experiment], f"tags.`hv.run` = '{key}'")
-    if any(row.data.tags.get("hv.content") == content for row in known):
-        return False
-    for row in known:
-        client.delete_run(row.info.run_id)
-    rows = read_metrics(run)
-    settings = flatten(json.loads((run / "spec.json").read_text()))
-    tags = {"hv.run": key, "hv.content": content, "hv.folder": str(run)}
-    fresh = client.create_run(experiment, run_name=run.name)
-    params = [Param(name, str(value)[:500]) for name, value in settings.items()]
-    metrics = [
-        Metric(name, float(value), 0, int(row["step"]))
-        for row in rows
-        for name, value in flatten(row).items()
-        if name != "step" and value is not None
-    ]
-    metrics += [Metric(name, value, 0, len(rows)) for name, value in read_evidence(run).items()]
-    client.log_batch(fresh.info.run_id, tags=[RunTag(k, v) for k, v in tags.items()])
-    for start in range(0, len(params), PARAMS):
-        client.log_batch(fresh.info.run_id, params=params[start : start + PARAMS])
-    for start in range(0, len(metrics), BATCH):
-        client.log_batch(fresh.info.run_id, metrics=metrics[start : start + BATCH])
-    client.set_terminated(fresh.info.run_id)
-    return True
-
-
-def import_runs(workdir: Path, uri: str, runs: list[Path]) -> int:
-    """Import runs into a tracking store; returns how many were new or changed."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    logging.getLogger("alembic").setLevel(logging.ERROR)
-    from mlflow.tracking import MlflowClient
-
-    logging.getLogger("mlflow").setLevel(logging.ERROR)
-    client = MlflowClient(uri)
-    found = client.get_experiment_by_name(EXPERIMENT)
-    place = (workdir / "mlartifacts").as_uri()
-    experiment = found.experiment_id if found else client.create_experiment(EXPERIMENT, artifact_location=place)
-    return sum(import_run(client, experiment, run) for run in runs)
-
-
-def print_comparison(runs: list[Path]) -> None:
-    """One row a run: its length, its last losses, its evidence."""
-    rows = []
-    for run in runs:
-        metrics = read_metrics(run)
-        tail = metrics[-20:]
-        losses = [name for name in ("loss", *TERMS) if name in metrics[-1]]
-        text = " ".join(f"{name} {sum(row[name] for row in tail) / len(tail):.3f}" for name in losses)
-        rate = sum(row["images_per_second"] for row in tail) / len(tail)
-        margins = {k[7:]: v for k, v in read_evidence(run).items() if k.startswith("margin/")}
-        evidence = ", ".join(f"{name} {value:+.3f}" for name, value in margins.items()) or "-"
-        rows.append([run.name, str(len(metrics)), text, f"{rate:.1f}", evidence])
-    table("Runs", ["run", "steps", "losses (last 20 steps)", "images/s", "margin over the strongest random net"], rows)
-
-
-def compare(workdir: Path, uri: str | None = None) -> StageResult:
+def compare(workdir: Path, config: TrackingConfig) -> StageResult:
     """Import all runs of a work folder and print them side by side.
 
     Raises:
         InputError: there are none.
+        ConfigError: the address of the server holds a password.
     """
     started = time.perf_counter()
+    config.check()
     runs = find_runs(workdir)
     if not runs:
         raise InputError(f"{workdir / 'runs'} holds no run with metrics; run pretrain first")
-    database = workdir / "mlflow.db"
-    stamp = workdir / "mlflow.json"
-    current = {str(run): content_key(run) for run in runs} | {"uri": uri or str(database)}
+    recipe, stages = gather(workdir, runs)
+    stamp, database = workdir / STAMP, workdir / "mlflow.db"
+    current = _stamp(recipe, stages, config)
+    there = stamp.is_file() and json.loads(stamp.read_text()) == current and (config.uri or database.is_file())
     new = 0
-    # The database is opened only when something changed: its start alone takes seconds.
-    if not stamp.is_file() or json.loads(stamp.read_text()) != current or (uri is None and not database.is_file()):
-        with writing(database):
-            new = import_runs(workdir, uri or f"sqlite:///{database}", runs)
+    if not there:  # the database is opened only when something changed: its start alone takes seconds
+        new = import_facts(recipe, stages, workdir, config)
         write_atomic(stamp, json.dumps(current).encode())
-    print_comparison(runs)
-    size = database.stat().st_size if uri is None else 0
-    return StageResult("compare", Path(uri or database), len(runs), new, size, time.perf_counter() - started)
+    print_runs(runs)
+    size = 0 if config.uri else database.stat().st_size
+    where = Path(config.uri) if config.uri else database
+    return StageResult("compare", where, 1 + len(stages), new, size, time.perf_counter() - started)
+
+
+def _stamp(recipe: Facts, stages: Sequence[Facts], config: TrackingConfig) -> dict[str, str]:
+    whole = fingerprint([(facts.key, facts.content) for facts in (recipe, *stages)])
+    return {"content": whole, "to": config.uri or "sqlite", "experiment": config.experiment}
+
+
+def print_runs(runs: Sequence[Path]) -> None:
+    """One row a run: its length, its last losses, its evidence."""
+    rows = []
+    for run in runs[:50]:
+        mean = last_metrics(run)
+        text = " ".join(f"{name} {mean[name]:.3f}" for name in ("loss", *TERMS) if name in mean)
+        margins = {k[7:]: v for k, v in read_evidence(run).items() if k.startswith("margin/")}
+        evidence = ", ".join(f"{name} {value:+.3f}" for name, value in margins.items()) or "-"
+        rate = f"{mean['images_per_second']:.1f}" if "images_per_second" in mean else "-"
+        rows.append([run.name, f"{steps_of(run)}", text, rate, evidence])
+    table("Runs", ["run", "steps", "losses (last 20 steps)", "images/s", "margin over the strongest random net"], rows)
+    if len(runs) > len(rows):
+        console.print(f"... and {len(runs) - len(rows)} more in MLflow")
+
+
+def steps_of(run: Path) -> int:
+    """Steps that a run has logged."""
+    return int(tail(run, 1)[-1]["step"]) + 1
+
+
+def compare_runs(words: Sequence[str], workdir: Path) -> Path:
+    """Print what differs between runs in settings, data and numbers, and draw their curves; the picture's path.
+
+    Raises:
+        InputError: one of them is not there.
+    """
+    runs = [run_folder(word, workdir) for word in words]
+    names = [run.name if len({r.name for r in runs}) == len(runs) else str(run) for run in runs]
+    settings = [flatten(json.loads((run / "spec.json").read_text())) for run in runs]
+    _print_settings(names, settings)
+    _print_data(names, runs, settings)
+    _print_numbers(names, runs)
+    path = runs[0].parents[1] / f"compare-{'-'.join(run.name for run in runs)}.png"
+    draw_curves(dict(zip(names, runs, strict=True)), path)
+    console.print(f"curves together: {short_path(path)}", highlight=False)
+    return path
+
+
+def differing(settings: Sequence[dict[str, Any]]) -> list[tuple[str, list[str]]]:
+    """Settings that are not the same everywhere: (name, value of each)."""
+    names = sorted({name for one in settings for name in one} - {"workdir", "pretrain.run"})
+    rows = [(name, [str(one.get(name, "-")) for one in settings]) for name in names]
+    return [(name, values) for name, values in rows if len(set(values)) > 1]
+
+
+def _print_settings(names: Sequence[str], settings: Sequence[dict[str, Any]]) -> None:
+    rows = [[name, *values] for name, values in differing(settings)]
+    if rows:
+        table("Settings that differ", ["setting", *names], rows)
+    else:
+        console.print("settings: the same")
+
+
+def _print_data(names: Sequence[str], runs: Sequence[Path], settings: Sequence[dict[str, Any]]) -> None:
+    held: list[dict[str, str]] = []
+    for run, told in zip(runs, settings, strict=True):
+        data = training_data(run.parents[1], told.get("datasets", []))
+        held.append({one.name: f"{one.counts.get('samples', 0)} samples, {one.digest}" for one in data})
+    every = sorted({name for one in held for name in one})
+    rows = [[name, *(one.get(name, "-") for one in held)] for name in every]
+    rows = [row for row in rows if len(set(row[1:])) > 1]
+    if rows:
+        table("Data that differs (samples, fingerprint of the shards)", ["dataset", *names], rows)
+    else:
+        console.print("data: the same shards")
+
+
+def _print_numbers(names: Sequence[str], runs: Sequence[Path]) -> None:
+    means = [last_metrics(run) | read_evidence(run) for run in runs]
+    rows = [["steps", *(str(steps_of(run)) for run in runs), ""]]
+    for name in [*CURVES, *SIDE, *sorted({n for mean in means for n in mean if "/" in n})]:
+        values = [mean.get(name) for mean in means]
+        if all(value is None for value in values):
+            continue
+        told = ["-" if value is None else f"{value:.4g}" for value in values]
+        both = len(values) == 2 and None not in values
+        rows.append([name, *told, f"{values[1] - values[0]:+.4g}" if both else ""])  # type: ignore[operator]
+    difference = "second - first" if len(names) == 2 else ""
+    table("Numbers (mean of the last 20 steps)", ["metric", *names, difference], rows)
+
+
+def draw_curves(runs: dict[str, Path], path: Path) -> None:
+    """The losses of several runs in one picture, a panel for each."""
+    import matplotlib.pyplot as plt
+
+    from pipeline.report import save_figure, smoothed
+
+    rows = {name: read_metrics(run) for name, run in runs.items()}
+    have = [name for name in CURVES if any(row.get(name) is not None for told in rows.values() for row in told)]
+    high = -(-len(have) // 3)
+    figure, axes = plt.subplots(high, 3, figsize=(12, 3 * high), layout="constrained", squeeze=False)
+    for axis in axes.flat[len(have) :]:
+        axis.axis("off")
+    for axis, metric in zip(axes.flat, have, strict=False):
+        for name, told in rows.items():
+            found = [(row["step"], row[metric]) for row in told if row.get(metric) is not None]
+            if found:
+                steps, values = zip(*found, strict=True)
+                axis.plot(steps, smoothed(values), label=name, linewidth=1.2)
+        axis.set_title(metric, fontsize=9)
+        axis.grid(alpha=0.3)
+    axes.flat[0].legend(fontsize=8)
+    save_figure(figure, path)

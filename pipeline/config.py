@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from distill.views import TeacherConfig
+from pipeline.tracking import TrackingConfig
 from pretrain.config import ModelConfig, PretrainConfig, RunSpec
 from pretrain.launch import default_ranks
 from pseudolabel.config import AblationConfig, PseudolabelConfig
@@ -63,6 +64,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     evidence: EvidenceConfig = field(default_factory=EvidenceConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
     @property
     def work(self) -> Path:
@@ -92,6 +94,7 @@ class Config:
         Raises:
             ConfigError: missing weights, impossible sizes, unknown names.
         """
+        self.tracking.check()
         self.pseudolabel.check()
         self.teacher.check()
         self.pretrain.check(self.pretrain.ranks or default_ranks())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from skimage.segmentation import find_boundaries
 
-from pipeline.compare import read_metrics
 from pretrain.config import TERMS
+from pretrain.logs import read_metrics
 from sharding.manifest import SampleRef, open_manifest
 from sharding.records import write_atomic
 from sharding.sample import Array
@@ -67,15 +68,19 @@ def _tile_row(axes: Any, ref: SampleRef) -> None:
         axis.set_title(titles.get(name, name), fontsize=8)
 
 
+def smoothed(values: Sequence[float]) -> Array:
+    """A running mean over a fortieth of a curve."""
+    width = max(1, len(values) // 40)
+    padded = np.pad(np.asarray(values, float), (width - 1, 0), "edge")
+    return np.convolve(padded, np.ones(width) / width, "valid")
+
+
 def _losses(axis: Any, run: Path) -> None:
     rows = read_metrics(run)
     steps = [row["step"] for row in rows]
     for name in ("loss", *TERMS):
         if rows and name in rows[-1]:
-            values = np.array([row[name] for row in rows])
-            width = max(1, len(values) // 40)
-            smooth = np.convolve(np.pad(values, (width - 1, 0), "edge"), np.ones(width) / width, "valid")
-            axis.plot(steps, smooth, label=name, linewidth=1.2)
+            axis.plot(steps, smoothed([row[name] for row in rows]), label=name, linewidth=1.2)
     axis.set_xlabel("step")
     axis.set_title(f"training losses of {run.name}", fontsize=9)
     axis.legend(fontsize=8)

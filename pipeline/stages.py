@@ -81,11 +81,22 @@ def evidence(config: Config, options: RunOptions) -> StageResult:
     return result
 
 
+def report(config: Config, options: RunOptions) -> StageResult:  # noqa: ARG001 - same signature for every stage
+    """Some tiles and the curves of the run, as a picture; drawn anew when the run went on."""
+    from pipeline.report import write_report
+
+    began, path, metrics = time.perf_counter(), config.work / "report.png", config.run_folder / "metrics.jsonl"
+    new = not path.is_file() or path.stat().st_mtime < metrics.stat().st_mtime
+    if new:
+        write_report(config.work, config.training_datasets, config.run_folder, path)
+    return StageResult("report", path, 1, int(new), path.stat().st_size, time.perf_counter() - began)
+
+
 def compare(config: Config, options: RunOptions) -> StageResult:  # noqa: ARG001 - same signature for every stage
     """Runs to MLflow and a table."""
     from pipeline.compare import compare as put_side_by_side
 
-    return put_side_by_side(config.work)
+    return put_side_by_side(config.work, config.tracking)
 
 
 STAGES: dict[str, Stage] = {
@@ -96,6 +107,7 @@ STAGES: dict[str, Stage] = {
     "pretrain": pretrain,
     "export": export,
     "evidence": evidence,
+    "report": report,
     "compare": compare,
 }
 HELPERS: dict[str, Stage] = {"ablate": ablate}
@@ -105,6 +117,8 @@ FOLDERS = {
     "pseudolabel": "shards",
     "corpus": "corpus",
     "cache-teacher": "teacher",
+    "report": "",
+    "compare": "",
 }
 
 
@@ -125,11 +139,16 @@ def stages_of(config: Config) -> list[str]:
     return names if config.until is None else names[: names.index(config.until) + 1]
 
 
+def output_folder(name: str, config: Config) -> Path:
+    """Where a stage commits its units."""
+    return config.work / FOLDERS[name] if name in FOLDERS else config.run_folder
+
+
 def run_stage(name: str, config: Config, options: RunOptions) -> StageResult:
     """One stage; its resolved configuration is written into its output folder."""
     result = (STAGES | HELPERS)[name](config, options)
-    folder = config.work / FOLDERS[name] if name in FOLDERS else config.run_folder
-    if result.new:
+    folder = output_folder(name, config)
+    if result.new and folder != config.work:  # no run is known by the pictures of all
         write_atomic(folder / "config.yaml", config.yaml().encode())
     return result
 
@@ -147,14 +166,6 @@ def run_all(config: Config, options: RunOptions) -> list[StageResult]:
             results.append(run_stage(name, config, options))
     for name in names[len(labelling) :]:
         results.append(run_stage(name, config, options))
-    report = config.work / "report.png"
-    if "pretrain" in names and (any(result.new for result in results) or not report.is_file()):
-        from pipeline.report import write_report
-
-        began = time.perf_counter()
-        write_report(config.work, config.training_datasets, config.run_folder, report)
-        size = report.stat().st_size
-        results.append(StageResult("report", report, 1, 1, size, time.perf_counter() - began))
     return results
 
 

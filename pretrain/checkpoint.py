@@ -78,6 +78,10 @@ class Checkpoints:
                 return step, data, record
         return None
 
+    def save_seconds(self) -> float | None:
+        """How long the slowest of the kept checkpoints took to save, or None before the first."""
+        return max((read_record(path).seconds for _, path in self.records()), default=None)
+
     def trim(self, keep: int) -> None:
         """Remove all but the newest `keep` checkpoints."""
         for _, path in self.records()[:-keep]:

@@ -1,37 +1,46 @@
-"""`pretrain`: start the rank processes through torchrun, show their progress, and bring their errors home."""
+"""`pretrain`: start the rank processes, show their progress, and bring their errors home.
+
+One node: torchrun. A Slurm job of several nodes: `srun` starts `pretrain.node` once on each, which starts torchrun
+there. Ranks meet at a port of this node, which is the first of the job.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
+from typing import IO
 
 from pretrain.checkpoint import Checkpoints
 from pretrain.config import RunSpec
-from pretrain.logs import DROPPED, SKIPPED, read_all
+from pretrain.logs import DROPPED, SKIPPED, read_all, tail
 from sharding import errors
-from sharding.errors import ChangedError, HyperVisionError, InputError, writing
+from sharding.allocation import cores, nodes
+from sharding.errors import ChangedError, ConfigError, HyperVisionError, InputError, writing
 from sharding.lifeline import STOP_SIGNALS, die_with_parent
 from sharding.manifest import Manifest, open_manifest
 from sharding.records import delete, read_record, sweep, write_atomic
 from sharding.stage import RunOptions, StageResult
 
+Process = subprocess.Popen[bytes]
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--signals-to-handle", "SIGINT")
 POLL_SECONDS = 0.5
 END_SECONDS = 60
 
 
 def default_ranks() -> int:
-    """One per GPU, or one."""
+    """One per GPU of every node, or one per node."""
     import torch
 
-    return max(1, torch.cuda.device_count())
+    return max(1, torch.cuda.device_count()) * nodes()
 
 
 def _environment(spec: RunSpec, cache: Path) -> dict[str, str]:
@@ -43,7 +52,7 @@ def _environment(spec: RunSpec, cache: Path) -> dict[str, str]:
         "TRITON_CACHE_DIR": str(cache / "triton"),
         "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
         "MPLCONFIGDIR": str(cache / "matplotlib"),
-        "OMP_NUM_THREADS": str(spec.pretrain.threads or max(1, (os.cpu_count() or 1) // spec.ranks)),
+        "OMP_NUM_THREADS": str(spec.pretrain.threads or max(1, cores() * nodes() // spec.ranks)),
         "PYTHONUNBUFFERED": "1",
     }
     if not torch.cuda.is_available():
@@ -51,15 +60,10 @@ def _environment(spec: RunSpec, cache: Path) -> dict[str, str]:
     return {**os.environ, **extra}
 
 
-def _last_step(metrics: Path) -> int:
+def _last_step(run: Path) -> int:
     """Steps that the run has logged."""
-    try:
-        with metrics.open("rb") as file:
-            file.seek(max(0, metrics.stat().st_size - 4096))
-            lines = [line for line in file.read().splitlines() if line.endswith(b"}")]
-        return int(json.loads(lines[-1])["step"]) + 1 if lines else 0
-    except (FileNotFoundError, ValueError):
-        return 0
+    last = tail(run, 1)
+    return int(last[-1]["step"]) + 1 if last else 0
 
 
 def _raise_rank_error(run: Path, log: Path, code: int) -> None:
@@ -73,7 +77,10 @@ def _raise_rank_error(run: Path, log: Path, code: int) -> None:
         last = row["sentence"].strip().splitlines()[-1]
         raise errors.StageFailed(f"a training rank failed ({last}); its traceback is in {path}, the log in {log}")
     tail = log.read_text(errors="replace").strip().splitlines()[-1:] if log.is_file() else []
-    raise errors.StageFailed(f"training ended with code {code} ({' '.join(tail)[:300]}); see {log}")
+    raise errors.Killed(
+        f"training ended with code {code} and no rank said why, so one was killed ({' '.join(tail)[:300]}); see {log}, "
+        "then run the same command again to continue"
+    )
 
 
 def _prepare_child() -> None:
@@ -83,14 +90,22 @@ def _prepare_child() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
+def start_launcher(command: Sequence[str], environment: Mapping[str, str], sink: IO[bytes] | None) -> Process:
+    """Start torchrun (or `srun`, which hands signals on by itself)."""
+    return subprocess.Popen(
+        command, stdout=sink, stderr=subprocess.STDOUT if sink else None, env=environment,
+        preexec_fn=die_with_parent if command[0] == "srun" else _prepare_child, start_new_session=True,
+    )  # fmt: skip
+
+
 @contextmanager
-def _forwarding(process: subprocess.Popen[bytes]) -> Iterator[list[signal.Signals]]:
+def forwarding(process: Process) -> Iterator[list[signal.Signals]]:
     """Hand SIGTERM and SIGUSR1 on to the ranks, which agree on a step, save and end; names those that came."""
     came: list[signal.Signals] = []
 
     def forward(number: int, _: object) -> None:
         came.append(signal.Signals(number))
-        _tell_ranks(process, number)
+        tell_ranks(process, number)
 
     before = {number: signal.signal(number, forward) for number in STOP_SIGNALS}
     try:
@@ -100,34 +115,39 @@ def _forwarding(process: subprocess.Popen[bytes]) -> Iterator[list[signal.Signal
             signal.signal(number, handler)
 
 
-def _tell_ranks(process: subprocess.Popen[bytes], number: int) -> None:
-    """Send a signal to the children of the launcher, each of which leads a session of its own."""
+def tell_ranks(process: Process, number: int) -> None:
+    """Send a stop signal to the children of the launcher, each of which leads a session of its own.
+
+    `srun` hands SIGUSR1 on to every node; SIGTERM would end it.
+    """
+    if isinstance(process.args, list) and process.args[0] == "srun":
+        with suppress(ProcessLookupError):
+            process.send_signal(signal.SIGUSR1)
+        return
     for path in Path(f"/proc/{process.pid}/task").glob("*/children"):
         with suppress(OSError):
             for child in path.read_text().split():
                 os.kill(int(child), number)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def end_ranks(process: Process) -> None:
     """End a run that is still there: it may save first."""
     if process.poll() is None:
-        _tell_ranks(process, signal.SIGTERM)
+        tell_ranks(process, signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
             process.wait(END_SECONDS)
         process.kill()  # and with it its ranks
         process.wait()
 
 
-def _watch(
-    process: subprocess.Popen[bytes], spec: RunSpec, metrics: Path, options: RunOptions, came: list[signal.Signals]
-) -> int:
+def _watch(process: Process, spec: RunSpec, run: Path, options: RunOptions, came: list[signal.Signals]) -> int:
     """Wait for the run, telling its steps; a stop is said again until it is heard."""
     shown = -1
     while process.poll() is None:
         time.sleep(POLL_SECONDS)
         for number in came[:1]:
-            _tell_ranks(process, number)
-        step = _last_step(metrics)
+            tell_ranks(process, number)
+        step = _last_step(run)
         if options.progress and step != shown:
             options.progress("pretrain", step, spec.pretrain.steps, 0)
             shown = step
@@ -145,6 +165,8 @@ def pretrain(spec: RunSpec, options: RunOptions) -> StageResult:
     started = time.perf_counter()
     spec.teacher.check()
     spec.pretrain.check(spec.ranks)
+    if spec.ranks % nodes():
+        raise ConfigError(f"pretrain.ranks {spec.ranks} do not spread evenly over the {nodes()} nodes of this job")
     manifest = open_manifest(Path(spec.workdir) / "shards", spec.datasets)
     checkpoints = Checkpoints.of(spec, manifest)
     run = checkpoints.folder.parent
@@ -189,35 +211,36 @@ def datasets_without_visible(manifest: Manifest) -> list[str]:
     return found
 
 
+def _across_nodes(spec_path: Path) -> list[str]:
+    """The command that starts ranks on all nodes of the job; no ssh is needed."""
+    with socket.socket() as free:
+        free.bind(("", 0))
+        port = free.getsockname()[1]
+    each = os.environ.get("SLURM_CPUS_PER_TASK")
+    words = ["srun", f"--nodes={nodes()}", f"--ntasks={nodes()}", "--ntasks-per-node=1", "--kill-on-bad-exit=1"]
+    words += [f"--cpus-per-task={each}"] if each else []
+    return [*words, sys.executable, "-m", "pretrain.node", str(spec_path), str(port)]
+
+
 def _start(spec: RunSpec, run: Path, options: RunOptions) -> None:
     for old in run.glob("error-*.json"):
         old.unlink()
     path = run / "spec.json"
     write_atomic(path, json.dumps(asdict(spec), indent=1).encode())
     log = run / "train.log"
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={spec.ranks}",
-        "--signals-to-handle", "SIGINT",
-        "-m", "pretrain.train", str(path),
-    ]  # fmt: skip
-    environment = _environment(spec, Path(spec.workdir) / ".cache")
+    command = [*TORCHRUN, "--standalone", f"--nproc-per-node={spec.ranks}", "-m", "pretrain.train", str(path)]
+    if nodes() > 1:
+        command = _across_nodes(path)
     with writing(log), log.open("ab") as sink:
-        process = subprocess.Popen(
-            command,
-            stdout=sink,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            preexec_fn=_prepare_child,
-            start_new_session=True,
-        )
-    with _forwarding(process) as came:
+        process = start_launcher(command, _environment(spec, Path(spec.workdir) / ".cache"), sink)
+    with forwarding(process) as came:
         try:
-            code = _watch(process, spec, run / "metrics.jsonl", options, came)
+            code = _watch(process, spec, run, options, came)
         finally:
-            _end(process)
+            end_ranks(process)
     if code:
         _raise_rank_error(run, log, code)
-    done = _last_step(run / "metrics.jsonl")
+    done = _last_step(run)
     if came and done < spec.pretrain.steps:
         raise errors.Stopped(
             f"training stopped on {came[0].name} after step {done} of {spec.pretrain.steps}, with a checkpoint in "

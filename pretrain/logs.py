@@ -10,7 +10,9 @@ from typing import Any
 from sharding.records import write_atomic
 
 SKIPPED, DROPPED = "skipped", "dropped"
+METRICS = "metrics.jsonl"
 SHOWN = 4
+LINE_BYTES = 4096  # more than a line of metrics has
 
 
 def append(path: Path, rows: Sequence[dict[str, Any]]) -> None:
@@ -30,6 +32,31 @@ def shown(keys: Sequence[str]) -> str:
     """Some names for a sentence."""
     distinct = sorted(set(keys))
     return ", ".join(distinct[:SHOWN]) + (", ..." if len(distinct) > SHOWN else "")
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """The rows of a run's metrics; a half-written last line is left out."""
+    lines = (run / METRICS).read_text().splitlines()
+    return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
+
+
+def sampled_metrics(path: Path, count: int) -> list[dict[str, Any]]:
+    """At most `count` rows of a list of metrics, evenly spread, the first and the last among them."""
+    lines = [line for line in path.read_bytes().split(b"\n") if line.endswith(b"}")]
+    few = min(count, len(lines))
+    picked = range(len(lines)) if few == len(lines) else [round(i * (len(lines) - 1) / (few - 1)) for i in range(few)]
+    return [json.loads(lines[i]) for i in picked]
+
+
+def tail(run: Path, count: int) -> list[dict[str, Any]]:
+    """The last whole lines of a run's metrics, without reading the others; none where there are none."""
+    try:
+        with (run / METRICS).open("rb") as file:
+            start = file.seek(max(0, (run / METRICS).stat().st_size - (count + 1) * LINE_BYTES))
+            lines = file.read().splitlines()[bool(start) :]  # the first may be half a line
+    except FileNotFoundError:
+        return []
+    return [json.loads(line) for line in [line for line in lines if line.endswith(b"}")][-count:]]
 
 
 class MetricsLog:

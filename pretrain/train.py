@@ -32,11 +32,12 @@ from pretrain.objective import DTYPES, PretrainModel
 from pretrain.optimizing import MeanWeights, deepspeed_engine, gradient_norm, whole_weights
 from pretrain.pictures import Pictures
 from pretrain.probe import ProbeScene
-from pretrain.ranks import barrier, device, from_rank0, mean_over_ranks, rank, world
+from pretrain.ranks import barrier, device, from_rank0, local_world, mean_over_ranks, rank, world
 from pretrain.saving import restore, save
 from pretrain.speed import Speedometer, device_flops, forward_flops, memory_bytes
 from pretrain.student import build_student
-from sharding.errors import HyperVisionError, InputError
+from sharding.allocation import cores
+from sharding.errors import HyperVisionError, InputError, Killed
 from sharding.lifeline import StopFlag, die_with_parent
 from sharding.loader import Loader
 from sharding.manifest import Manifest, open_manifest
@@ -52,7 +53,7 @@ def start_ranks(seed: int, threads: int = 0) -> None:
     """Join the other ranks; no extension is compiled for it."""
     import deepspeed
 
-    torch.set_num_threads(threads or max(1, (os.cpu_count() or 1) // world()))
+    torch.set_num_threads(threads or max(1, cores() // local_world()))
     torch.manual_seed(seed)
     if not torch.cuda.is_available():
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
@@ -276,6 +277,13 @@ class Trainer:
             from_rank0(lambda: len(cache.pack()))
 
 
+def _lost_peer(error: Exception) -> bool:
+    """Whether another rank is gone: NCCL's errors have a class, Gloo's are told by their words."""
+    words = ("closed by peer", "reset by peer", "connect failure", "timed out waiting", "broken pipe")
+    told = str(error).lower()
+    return isinstance(error, torch.distributed.DistError) or any(word in told for word in words)
+
+
 def main(path: str) -> int:
     """Entry of a rank process; an error is left in `error-<rank>.json` for the one who started it."""
     die_with_parent()
@@ -290,6 +298,8 @@ def main(path: str) -> int:
         torch.distributed.destroy_process_group()
         return 0
     except Exception as error:
+        if _lost_peer(error):
+            error = Killed(f"rank {rank()} lost another one: {' '.join(str(error).split())[:200]}")
         known = isinstance(error, HyperVisionError)
         sentence = str(error) if known else traceback.format_exc()
         kind = type(error).__name__ if known else ""

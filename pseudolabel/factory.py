@@ -9,7 +9,6 @@ Processes started side by side (array tasks) share the units through claims.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,9 +20,10 @@ import ray
 from pseudolabel.assemble import assemble
 from pseudolabel.config import PseudolabelConfig
 from pseudolabel.quality import add_up
-from pseudolabel.units import Scene, memory_bytes, pseudolabel_units, scene_windows, unit_windows, window_bytes
+from pseudolabel.units import Scene, pseudolabel_units, scene_windows, unit_windows, window_bytes
 from pseudolabel.windows import Window
 from pseudolabel.worker import LabelWorker
+from sharding.allocation import cores, memory_bytes
 from sharding.claims import Claims
 from sharding.crew import Crew, Done, Job, Limits
 from sharding.errors import InputError
@@ -34,12 +34,11 @@ from sharding.records import (
     Unit,
     commit,
     commit_failure,
-    read_record,
     temporary_path,
 )
 from sharding.shards import described, index_shard, join_shards
-from sharding.stage import Progress, RunOptions, StageResult, check_unchanged, run_units
-from sharding.workers import ray_session
+from sharding.stage import Progress, RunOptions, StageResult, run_units
+from sharding.workers import allocated_cluster, ray_session, slots, spread
 
 
 @dataclass
@@ -80,7 +79,7 @@ class Line:
         while waiting or theirs or self.open:
             while waiting and self.crew.hungry():
                 unit = waiting.pop()
-                if (done := _made_meanwhile(unit)) is not None:
+                if (done := self.claims.made(unit)) is not None:
                     self.report(unit_windows(unit, self.config))
                     yield done
                 elif self.claims.take(unit):
@@ -180,14 +179,6 @@ def commit_parts(
     return replace(commit(unit, write, check), extra={})
 
 
-def _made_meanwhile(unit: Unit) -> Record | None:
-    """The record of a unit that another process made since the stage began."""
-    if not unit.record.is_file():
-        return None
-    record = read_record(unit.record)
-    return record if record.done and not record.failures and check_unchanged(unit, record) is None else None
-
-
 def worker_factory(config: PseudolabelConfig) -> Callable[[], LabelWorker]:
     """What each actor builds when it starts."""
     return lambda: LabelWorker(config)
@@ -209,19 +200,20 @@ def _depth(units: Sequence[Unit], config: PseudolabelConfig, workers: int) -> in
 
 def label_units(todo: list[Unit], config: PseudolabelConfig, progress: Progress | None) -> Iterator[Record]:
     """Run the units through a crew of actors."""
-    gpus = 0 if config.address else _gpus(config)
+    address = config.address or allocated_cluster()
+    gpus = 0 if config.address else _gpus(config) * spread()
     total = sum(unit_windows(unit, config) for unit in todo)
-    workers = max(1, min(config.workers or gpus or os.cpu_count() or 1, total))
-    pool = config.pool or max(1, (os.cpu_count() or 1) // 2)
+    workers = max(1, min(config.workers or gpus or slots(), total))
+    pool = config.pool or max(1, cores() * spread() // 2)
     depth = _depth(todo, config, workers)
     share = min(1.0, gpus / workers) if gpus else 0.0
     share = config.gpus_per_worker if config.gpus_per_worker is not None else share
-    with ray_session(workers + pool, gpus, config.address, config.object_bytes):
+    with ray_session(workers + pool, gpus, address, config.object_bytes):
         crew = Crew(
             worker_factory(config), workers, pool, Limits(config.item_seconds, config.attempts),
-            gpus=share, cpus=1.0 if config.address else 0.0, depth=depth,
+            gpus=share, cpus=1.0 if address else 0.0, depth=depth,
         )  # fmt: skip
-        claims = Claims()
+        claims = Claims(todo)
         done = failed = 0
 
         def report(count: int) -> None:

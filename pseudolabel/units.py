@@ -62,14 +62,6 @@ def unit_windows(unit: Unit, config: PseudolabelConfig) -> int:
     return sum(len(scene_windows(scene, config)) for scene in unit.payload)
 
 
-def memory_bytes() -> int:
-    """Memory of this machine that is free to use."""
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return 8 << 30
-
-
 def window_bytes(units: Sequence[Unit], config: PseudolabelConfig) -> int:
     """Memory that the largest window takes while it is looked at: its stored planes and two float32 copies."""
     side = config.window_side

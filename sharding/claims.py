@@ -2,7 +2,8 @@
 
 Before a unit is begun its claim file `.<record>.claim` is made (it can be made once), touched while the work goes on,
 and removed at the end. A claim that nobody has touched for two minutes is of a dead process and is taken over. Claims
-only save work: two processes that make one unit write the same bytes.
+only save work: two processes that make one unit write the same bytes. What another process made since the stage began
+is not made again.
 """
 
 from __future__ import annotations
@@ -10,21 +11,40 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from sharding.errors import writing
-from sharding.records import Unit
+from sharding.records import Record, Unit, read_record
+from sharding.stage import check_unchanged
 
 STALE_SECONDS = 120.0
 TOUCH_SECONDS = 20.0
 
 
-class Claims:
-    """The units that this process has taken."""
+def _version(path: Path) -> tuple[int, int] | None:
+    """Differs when a file was written anew."""
+    with suppress(FileNotFoundError):
+        found = path.stat()
+        return found.st_ino, found.st_mtime_ns
+    return None
 
-    def __init__(self, stale_seconds: float = STALE_SECONDS) -> None:
+
+class Claims:
+    """The units that this process has taken, of those that were to do when it began."""
+
+    def __init__(self, todo: Sequence[Unit] = (), stale_seconds: float = STALE_SECONDS) -> None:
         self.held: dict[str, Path] = {}
+        self.before = {unit.id: _version(unit.record) for unit in todo}
         self.stale_seconds, self.touched = stale_seconds, time.monotonic()
+
+    def made(self, unit: Unit) -> Record | None:
+        """The record of a unit (or of its failure) that another process wrote since we began."""
+        if _version(unit.record) in (None, self.before.get(unit.id)):
+            return None
+        record = read_record(unit.record)
+        return record if check_unchanged(unit, record) is None else None
 
     @staticmethod
     def path(unit: Unit) -> Path:
@@ -77,7 +97,8 @@ class Claims:
         if time.monotonic() - self.touched > TOUCH_SECONDS:
             self.touched = time.monotonic()
             for path in self.held.values():
-                path.touch()
+                with suppress(FileNotFoundError):  # we were asleep for so long that it was taken over
+                    os.utime(path)
 
     def release(self, unit: Unit) -> None:
         """The unit is done, or given up."""

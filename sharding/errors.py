@@ -42,6 +42,12 @@ class Stopped(HyperVisionError):
     exit_code = 75
 
 
+class Killed(HyperVisionError):
+    """A process was ended from outside, or lost another one; trying again may help. 71 is "system error"."""
+
+    exit_code = 71
+
+
 _REASONS = {
     errno.ENOSPC: "the disk is full; free some space, or set workdir= to a larger disk, and run the same command again",
     errno.EDQUOT: "the disk quota is used up; free some space, or set workdir= elsewhere, and run again",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -157,15 +156,14 @@ def ingest_one(unit: Unit) -> Record:
 
 def ingest(workdir: Path, datasets: Sequence[DatasetConfig], workers: int, options: RunOptions) -> StageResult:
     """Bring every scene of the datasets into the cube store."""
-    from sharding.workers import map_tasks
+    from sharding.workers import map_tasks, slots
 
     units = ingest_units(workdir, datasets)
-    slots = workers or os.cpu_count() or 1
     new: list[Unit] = []
 
     def go(todo: list[Unit]) -> Any:
         new.extend(todo)
-        return map_tasks(ingest_one, todo, slots)
+        return map_tasks(ingest_one, todo, slots(workers))
 
     result = run_units("ingest", units, workdir / "cubes", options, go)
     result.notes += _missing_note(new)

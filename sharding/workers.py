@@ -1,7 +1,8 @@
 """Ray, thinly: start and stop it cleanly, map units over tasks with retries and quarantine (actors: see `crew`).
 
 Node-local by default, or a cluster by its address. Cubes never travel through Ray: workers read and write files
-themselves. Ray's own files lie in a temporary folder that is removed when it stops.
+themselves. Ray's own files lie in a temporary folder that is removed when it stops. Processes that run a stage side by
+side (elements of a Slurm array) each have a Ray of their own and share the units through claims.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import shutil
 import socket
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,10 +20,13 @@ from typing import Any
 
 import ray
 
+from sharding.allocation import cores, nodes
+from sharding.claims import Claims
 from sharding.errors import ConfigError, HyperVisionError
 from sharding.records import Failure, Record, Unit, commit_failure
 
 ATTEMPTS = 3
+WAIT_SECONDS = 10.0
 OBJECT_STORE_BYTES = 128 << 20
 PREFIX = "hv-ray-"
 
@@ -57,6 +62,21 @@ def _stop() -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def allocated_cluster() -> str | None:
+    """The address of the Ray that `hypervision batch` started across the nodes of this job (Ray's own variable)."""
+    return os.environ.get("RAY_ADDRESS") or None
+
+
+def spread() -> int:
+    """Nodes whose cores the Ray of this process has: those of the job if one was started across them, else this one."""
+    return nodes() if allocated_cluster() else 1
+
+
+def slots(workers: int = 0) -> int:
+    """Ray workers: as many as asked for, or one per core."""
+    return workers or cores() * spread()
+
+
 @contextmanager
 def ray_session(
     workers: int, gpus: int = 0, address: str | None = None, object_bytes: int = OBJECT_STORE_BYTES
@@ -73,6 +93,7 @@ def ray_session(
             yield
             return
         _stop()  # one without GPUs was kept from another stage
+    address = address or allocated_cluster()
     if address is not None:
         _join(address)
         try:
@@ -131,20 +152,35 @@ def map_tasks(
 ) -> Iterator[Record]:
     """Run `function` on every unit in Ray tasks, two in flight per worker; records come as they are ready.
 
-    With `gpus` every task has one to itself.
+    With `gpus` every task has one to itself. Units that another process has claimed come last, or are made by it.
     """
+    claims = Claims(units)
     with ray_session(workers, gpus):
         remote = ray.remote(num_cpus=1, num_gpus=1 if gpus else 0, max_retries=0)(function)
         queue = [(unit, 1) for unit in reversed(units)]
+        theirs: list[tuple[Unit, int]] = []
         flying: dict[Any, tuple[Unit, int]] = {}
-        while queue or flying:
-            while queue and len(flying) < 2 * workers:
-                unit, attempt = queue.pop()
-                flying[remote.remote(unit)] = (unit, attempt)
-            (ref,), _ = ray.wait(list(flying), num_returns=1)
-            unit, attempt = flying.pop(ref)
-            record = _settle(unit, ref, attempt)
-            if record is None:
-                queue.append((unit, attempt + 1))
-            else:
-                yield record
+        try:
+            while queue or theirs or flying:
+                while queue and len(flying) < 2 * workers:
+                    unit, attempt = queue.pop()
+                    if (made := claims.made(unit)) is not None:
+                        yield made
+                    elif claims.take(unit):
+                        flying[remote.remote(unit)] = (unit, attempt)
+                    else:
+                        theirs.append((unit, attempt))
+                if not queue and not flying and theirs:
+                    time.sleep(1.0)  # the others are at work on what is left
+                    queue, theirs = list(reversed(theirs)), []
+                claims.touch()
+                for ref in ray.wait(list(flying), num_returns=1, timeout=WAIT_SECONDS)[0] if flying else ():
+                    unit, attempt = flying.pop(ref)
+                    record = _settle(unit, ref, attempt)
+                    if record is None:
+                        queue.append((unit, attempt + 1))
+                    else:
+                        claims.release(unit)
+                        yield record
+        finally:
+            claims.release_all()

@@ -12,6 +12,10 @@ SHARED = ROOT.parent / "shared"
 TINY = ROOT / "tests" / "tiny.yaml"
 
 
+def pytest_addoption(parser):
+    parser.addoption("--require-slurm", action="store_true", help="tests of Slurm fail where it is not installed")
+
+
 @pytest.fixture(scope="session")
 def shared():
     """A folder beside the checkout that holds facts or real scenes; skips where it is absent."""

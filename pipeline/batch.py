@@ -1,0 +1,145 @@
+"""The body of a Slurm job: run one stage, hand signals on, and have the job queued again where it was stopped.
+
+    warned of the end of its time (USR1)   the stage saves and ends with code 75; the job is queued again, and goes on
+    preempted or cancelled (TERM)          the stage saves and ends; Slurm does what it meant to
+    a process was killed, a peer is lost   queued again, at most `restarts` times
+    a node died                            Slurm queues the job again by itself; nothing here runs
+    anything else                          the job ends with the stage's exit code
+
+Imports are light: a signal may come early.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from sharding.allocation import job_id, nodes
+from sharding.errors import Killed, Stopped
+
+RAY_STAGES = ("corpus", "ingest", "pseudolabel", "cache-teacher")
+POLL_SECONDS = 1.0
+WAIT_FOR_END = 60.0
+
+
+class Ears:
+    """Which stop signals came."""
+
+    def __init__(self) -> None:
+        self.came: list[int] = []
+        for number in (signal.SIGUSR1, signal.SIGTERM):
+            signal.signal(number, lambda number, _: self.came.append(number))
+
+    @property
+    def warned(self) -> bool:
+        """Told that time is up, and nothing else."""
+        return bool(self.came) and self.came[0] == signal.SIGUSR1
+
+
+def _run(stage: str, words: Sequence[str], ears: Ears) -> int:
+    """Run the stage as its own process; a stop is told to it until it is heard. Its exit code."""
+    process = subprocess.Popen([sys.executable, "-m", "pipeline.cli", stage, *words])
+    # Training saves; every other stage keeps its finished units anyway and cleans up on an interrupt.
+    word = signal.SIGUSR1 if stage == "pretrain" else signal.SIGINT
+    told = False
+    while True:
+        try:
+            return process.wait(POLL_SECONDS)
+        except subprocess.TimeoutExpired:
+            if ears.came and not (told and word == signal.SIGINT):
+                process.send_signal(word)
+                told = True
+
+
+def outcome(code: int, ears: Ears) -> int:
+    """The exit code of the job: 75 for one that was stopped, 71 for one that lost a process."""
+    if ears.came and (code in (Stopped.exit_code, 130) or code < 0):
+        return Stopped.exit_code
+    return Killed.exit_code if code < 0 else code
+
+
+def did_something(folder: Path, since: float) -> bool:
+    """Whether any unit was committed since the job began."""
+    from sharding.records import find_records
+
+    return any(path.stat().st_mtime >= since for path in find_records(folder))
+
+
+def may_restart(code: int, warned: bool, progress: Callable[[], bool], count: int, restarts: int) -> tuple[bool, str]:
+    """Whether the job is to be queued again, and why or why not.
+
+    Args:
+        code: how it ended, see `outcome`.
+        warned: it was told that its time is up.
+        progress: whether anything was finished in it.
+        count: how often it was started again already.
+        restarts: see `site.Site`.
+    """
+    if code == Stopped.exit_code:
+        if not warned:
+            return False, "it was cancelled or preempted; Slurm decides whether it comes back"
+        if count < restarts or progress():
+            return True, "its time was up; it goes on where it stopped"
+        return False, "its time was up and nothing was finished in it: give the job more time in the site file"
+    if code == Killed.exit_code:
+        if count < restarts:
+            return True, f"a process was killed; start {count + 2} of {restarts + 1}"
+        return False, f"a process was killed, {count + 1} times now; see its log"
+    return False, ""
+
+
+def _requeue(job: str) -> None:
+    subprocess.run(["scontrol", "requeue", job], check=False)
+    time.sleep(WAIT_FOR_END)  # Slurm ends us, so that no other exit code is seen
+
+
+@contextlib.contextmanager
+def ray_across_nodes() -> Iterator[None]:
+    """One Ray over the nodes of this job, whose address all below find in Ray's own variable RAY_ADDRESS."""
+    from pipeline.ray_cluster import start, stop
+
+    address, processes = start()
+    os.environ["RAY_ADDRESS"] = address
+    try:
+        yield
+    finally:
+        del os.environ["RAY_ADDRESS"]
+        stop(processes)
+
+
+def batch(stage: str, words: Sequence[str], folder: Path, output: Path, restarts: int, ray: str) -> int:
+    """Run a stage as the body of a job; returns the exit code.
+
+    Args:
+        stage: its name.
+        words: recipe, overrides and options.
+        folder: where jobs note their end.
+        output: where the stage commits its units.
+        restarts: see `site.Site`.
+        ray: "node" or "job".
+    """
+    ears, began, job = Ears(), time.time(), job_id()
+    across = ray == "job" and stage in RAY_STAGES and nodes() > 1
+    with ray_across_nodes() if across else contextlib.nullcontext():
+        code = outcome(_run(stage, words, ears), ears)
+    if job is None:
+        return code
+    count = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+    again, why = may_restart(code, ears.warned, lambda: did_something(output, began - 1), count, restarts)
+    from pipeline.queue import ENDED, note
+
+    row = {"job": job, "stage": stage, "code": code, "again": again, "why": why, "host": socket.gethostname()}
+    note(folder / ENDED, {**row, "restart": count, "seconds": round(time.time() - began, 1)})
+    if why:
+        sys.stdout.write(f"job {job}: {why}\n")
+        sys.stdout.flush()
+    if again:
+        _requeue(job)
+    return code
