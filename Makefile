@@ -8,7 +8,9 @@ ARGS ?=
 UV_VERSION := 0.13.8
 BIN := $(VENV)/bin
 UV := .uv/bin/uv
-VERBS := ingest pseudolabel cache-teacher pretrain export evidence compare plan status run
+SITE ?=
+VERBS := ingest pseudolabel cache-teacher pretrain export evidence report compare plan status run
+HYPERVISION = $(BIN)/hypervision
 
 # sam2 builds from source: no CUDA extension, and no opt-in statistics from ray.
 export SAM2_BUILD_CUDA = 0
@@ -38,13 +40,24 @@ lock: $(UV) ## resolve the dependencies anew into requirements.lock
 	$(UV) pip compile pyproject.toml --extra bench --universal --python-version 3.11 --no-emit-index-url --generate-hashes --quiet -o requirements-bench.lock
 
 demo: setup ## a small multi-sensor corpus, all stages, a table and report.png (about 5 minutes)
-	@$(BIN)/hypervision run demo workdir=$(WORK)/demo $(ARGS)
+	@$(HYPERVISION) run demo workdir=$(WORK)/demo $(ARGS)
 
 $(VERBS): setup
-	@$(BIN)/hypervision $@ $(RECIPE) $(ARGS)
+	@$(HYPERVISION) $@ $(RECIPE) $(ARGS)
+
+submit: setup ## the stages of a recipe as a chain of Slurm jobs (RECIPE=cluster SITE=site.yaml ARGS='raw=/data ...')
+	@$(HYPERVISION) submit $(RECIPE) $(ARGS) $(if $(SITE),--site $(SITE))
+
+reproduce: setup ## from raw data to the comparison: demo, one_gpu here; one_node, cluster by Slurm where there is one
+	@if [ -n "$(filter one_node cluster,$(RECIPE))" ] && command -v sbatch > /dev/null; then \
+	  $(HYPERVISION) submit $(RECIPE) $(ARGS) $(if $(SITE),--site $(SITE)) --wait; \
+	else $(HYPERVISION) run $(RECIPE) $(ARGS); fi
+
+mlflow: setup ## MLflow's pages over the runs of a recipe, on loopback (RECIPE=demo)
+	@$(HYPERVISION) mlflow $(RECIPE) $(ARGS)
 
 docs: setup ## write docs/datasets.md anew from the catalog
-	@$(BIN)/hypervision datasets --markdown > docs/datasets.md
+	@$(HYPERVISION) datasets --markdown > docs/datasets.md
 
 BENCH := .venv-bench
 setup-bench: $(BENCH)/.ready ## an environment of its own with the libraries that the loader is compared with
@@ -59,7 +72,7 @@ bench-loader: setup-bench ## samples/s of the loader, its bounds and its peers, 
 	@$(BENCH)/bin/hypervision bench loader --folder $(WORK)/bench $(ARGS)
 
 bench-learning: setup ## does pre-training teach something: every term alone and all, on fresh corpora (about an hour; ARGS='--rows contrast-alone --seeds 0')
-	@$(BIN)/hypervision bench learning --folder $(WORK)/learning $(ARGS)
+	@$(HYPERVISION) bench learning --folder $(WORK)/learning $(ARGS)
 
 lint: setup ## style, types, import contracts
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -67,7 +80,10 @@ lint: setup ## style, types, import contracts
 	@$(BIN)/lint-imports
 
 test: setup ## the test suite (CPU, under 15 minutes on 2 cores)
-	@$(BIN)/python -m pytest -m "not slow and not gpu" tests
+	@$(BIN)/python -m pytest -m "not slow and not gpu and not system" --numprocesses=2 --dist=loadscope tests
+
+test-system: setup ## a real Slurm that starts here, MLflow's pages in a browser (apt-get install slurm-wlm chromium)
+	@$(BIN)/python -m pytest -m system $(if $(REQUIRE),--require-programs) tests
 
 test-slow: setup ## the long checks: evidence on fresh corpora, kills at random steps, thirty kills on any number of ranks
 	@$(BIN)/python -m pytest -m slow tests
@@ -78,4 +94,5 @@ test-gpu: setup ## the checks that need a GPU; they skip with a reason where the
 clean: ## remove the environment and the demo's work folder
 	rm -rf $(VENV) $(BENCH) .uv $(WORK)
 
-.PHONY: help setup setup-bench bench-loader bench-learning lock demo docs $(VERBS) lint test test-slow test-gpu clean
+.PHONY: help setup setup-bench bench-loader bench-learning lock demo submit reproduce mlflow docs $(VERBS) lint test
+.PHONY: test-slow test-gpu test-system clean

@@ -144,7 +144,20 @@ def submit(
         stay(config, links)
 
 
-@app.command(context_settings={"allow_extra_args": False})
+@app.command()
+def mlflow(
+    words: Words = None, port: Annotated[int, typer.Option(help="of the loopback address 127.0.0.1")] = 5000
+) -> None:
+    """MLflow's pages over the runs of a work folder, on loopback."""
+    from pipeline.console import console
+    from pipeline.tracking import serve
+
+    work = _load(words, need_datasets=False).work
+    console.print(f"http://127.0.0.1:{port} shows {work / 'mlflow.db'}; Ctrl-C ends it", highlight=False)
+    raise typer.Exit(serve(work, port))
+
+
+@app.command()
 def batch(
     stage: str,
     words: Words = None,

@@ -21,6 +21,7 @@ from pipeline.tracking import TrackingConfig
 from pretrain.config import ModelConfig, PretrainConfig, RunSpec
 from pretrain.launch import default_ranks
 from pseudolabel.config import AblationConfig, PseudolabelConfig
+from sharding.catalog import keys
 from sharding.errors import ConfigError
 from sharding.generator.corpus import CorpusConfig
 from sharding.ingest import DatasetConfig
@@ -49,9 +50,10 @@ class EvidenceConfig:
 
 @dataclass
 class Config:
-    """One recipe, resolved."""
+    """One recipe, resolved; `raw` holds datasets in folders named by their keys, for recipes that list none."""
 
     workdir: str = "work"
+    raw: str | None = None
     seed: int = 0
     until: str | None = None
     max_failed_fraction: float = 0.02
@@ -166,6 +168,24 @@ def set_dotted(tree: dict[str, Any], dotted: str, value: Any, where: str) -> Non
             node = node[key]
 
 
+def found_datasets(raw: Path) -> list[DatasetConfig]:
+    """Every folder below `raw` that has the name of a catalog row.
+
+    Raises:
+        ConfigError: no such folder, or none of them has.
+    """
+    if not raw.is_dir():
+        raise ConfigError(f"raw={raw} is not a folder")
+    names = sorted(path.name for path in raw.iterdir() if path.is_dir())
+    found = [DatasetConfig(name, str(raw / name)) for name in names if name in keys()]
+    if not found:
+        raise ConfigError(
+            f"raw={raw} holds no folder named by a dataset's key (it has {', '.join(names[:5]) or 'none'}); "
+            "hypervision datasets lists them"
+        )
+    return found
+
+
 def load_config(recipe: str, overrides: Sequence[str], need_datasets: bool = True) -> Config:
     """A recipe with overrides put over it, checked.
 
@@ -195,8 +215,13 @@ def load_config(recipe: str, overrides: Sequence[str], need_datasets: bool = Tru
     assert isinstance(plain, dict)
     config = typed(Config, {str(key): value for key, value in plain.items()}, where)
     config.workdir = str(config.work)
+    if config.raw is not None and not config.datasets:
+        config.datasets = found_datasets(Path(config.raw).expanduser().absolute())
     if need_datasets and not config.datasets:
-        raise ConfigError("no dataset is given: add dataset=KEY root=DIR (or datasets.0.name=..., datasets.0.root=...)")
+        raise ConfigError(
+            "no dataset is given: add dataset=KEY root=DIR (or datasets.0.name=..., datasets.0.root=...), "
+            "or raw=DIR with datasets in folders named by their keys"
+        )
     names = [dataset.name for dataset in config.datasets]
     twice = {name for name in names if names.count(name) > 1}
     if twice:

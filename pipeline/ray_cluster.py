@@ -1,11 +1,13 @@
 """One Ray across the nodes of a Slurm job: its head here, on the first node, the rest by `srun`.
 
-Ports are free ones and the temporary folder is the job's own, so several jobs on a node do not meet.
+Ports are free ones, the temporary folder and the token that lets processes in are the job's own, so several jobs on a
+node do not meet.
 """
 
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import socket
 import subprocess
@@ -63,11 +65,11 @@ def start() -> tuple[str, Processes]:
     here, port = _address(), _free_port()
     address = f"{here}:{port}"
     folder = Path(tempfile.mkdtemp(prefix=f"hv-ray-{os.getpid()}-"))
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    log = (folder / "start.log").open("ab")
     head = _ray("--head", f"--port={port}", f"--node-ip-address={here}", f"--temp-dir={folder}")
     head += ["--include-dashboard=false"]
-    running = [subprocess.Popen(head, **quiet)]  # type: ignore[call-overload]
+    running = [subprocess.Popen(head, stdout=log, stderr=log)]
     others = nodes() - 1
     each = os.environ.get("SLURM_CPUS_PER_TASK")
     srun = ["srun", f"--nodes={others}", f"--ntasks={others}", "--ntasks-per-node=1", "--overlap", "--relative=1"]
@@ -75,12 +77,13 @@ def start() -> tuple[str, Processes]:
     end = time.monotonic() + START_SECONDS
     while not _reached(here, port) and time.monotonic() < end:
         time.sleep(0.5)
-    running.append(subprocess.Popen([*srun, *_ray(f"--address={address}")], **quiet))  # type: ignore[call-overload]
-    while time.monotonic() < end:
+    running.append(subprocess.Popen([*srun, *_ray(f"--address={address}")], stdout=log, stderr=log))
+    while time.monotonic() < end and not any(one.poll() for one in running):
         if _alive(address) == nodes():
             return address, (running, folder)
+    told = " ".join((folder / "start.log").read_text(errors="replace").split())[-400:]
     stop((running, folder))
-    raise StageFailed(f"not all {nodes()} nodes of the job joined Ray at {address} within {START_SECONDS:.0f} s")
+    raise StageFailed(f"not all {nodes()} nodes of the job joined Ray at {address}: ... {told}")
 
 
 def _reached(host: str, port: int) -> bool:

@@ -13,6 +13,8 @@ import math
 import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +23,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from pipeline.runs import Facts
-from sharding.errors import ConfigError, OutputError, writing
+from sharding.errors import ConfigError, InputError, OutputError, writing
+from sharding.lifeline import die_with_parent
 from sharding.records import temporary_path
 
 BATCH, PARAMS, TAG_CHARS = 1000, 100, 5000
@@ -211,6 +214,29 @@ def import_facts(recipe: Facts, stages: Sequence[Facts], workdir: Path, config: 
         return _bring_all(Importer(quiet_client(config.uri), config.experiment, None, None), recipe, stages)
     except MlflowException as error:
         raise OutputError(f"MLflow at {config.uri} refused: {' '.join(str(error).split())[:300]}") from error
+
+
+def serve(workdir: Path, port: int) -> int:
+    """MLflow's pages over the database of a work folder, on this machine's loopback only, until interrupted.
+
+    Raises:
+        InputError: nothing was imported yet.
+    """
+    database = workdir / "mlflow.db"
+    if not database.is_file():
+        raise InputError(f"{database} is not there: run compare first (hypervision compare RECIPE workdir={workdir})")
+    with tempfile.TemporaryDirectory(prefix="hv-mlflow-") as folder:
+        if file_system(workdir) in SHARED_SYSTEMS:  # what is changed in the pages is then not kept
+            database = Path(shutil.copyfile(database, Path(folder) / database.name))
+        words = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", "127.0.0.1", "--port", str(port)]
+        words += ["--backend-store-uri", f"sqlite:///{database}"]
+        extra = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+        with subprocess.Popen(words, env={**os.environ, **extra}, preexec_fn=die_with_parent) as server:
+            try:
+                return server.wait()
+            except KeyboardInterrupt:
+                server.terminate()
+                return 0
 
 
 def _bring_all(importer: Importer, recipe: Facts, stages: Sequence[Facts]) -> int:

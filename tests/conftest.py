@@ -1,6 +1,7 @@
 """Fixtures for all tests: the shared facts and real scenes, the command line, a tiny recipe that runs everything."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,26 @@ TINY = ROOT / "tests" / "tiny.yaml"
 
 
 def pytest_addoption(parser):
-    parser.addoption("--require-slurm", action="store_true", help="tests of Slurm fail where it is not installed")
+    parser.addoption(
+        "--require-programs",
+        action="store_true",
+        help="tests fail where a program of the system that they need is missing",
+    )
+
+
+@pytest.fixture(scope="session")
+def need(request):
+    """Skip where programs of the system are missing, or fail if --require-programs was said."""
+
+    def check(package: str, *programs: str) -> None:
+        places = os.pathsep.join([os.environ["PATH"], "/usr/sbin"])
+        lacking = [name for name in programs if shutil.which(name, path=places) is None]
+        if lacking:
+            told = f"{', '.join(lacking)} not found: apt-get install {package}"
+            assert not request.config.getoption("--require-programs"), told
+            pytest.skip(told)
+
+    return check
 
 
 @pytest.fixture(scope="session")

@@ -8,17 +8,12 @@ import pytest
 from cluster import Cluster
 
 SITE = Path(__file__).with_name("site.yaml")
-NEEDED = ("slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue")
 
 
 @pytest.fixture(scope="session")
-def cluster(request):
-    """Two nodes; skips where Slurm is not installed, unless --require-slurm was said."""
-    lacking = [name for name in NEEDED if shutil.which(name) is None and not (Path("/usr/sbin") / name).exists()]
-    if lacking:
-        told = f"Slurm is not installed ({', '.join(lacking)} missing): apt-get install slurm-wlm"
-        assert not request.config.getoption("--require-slurm"), told
-        pytest.skip(told)
+def cluster(need):
+    """Two nodes."""
+    need("slurm-wlm", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue")
     folder = Path(tempfile.mkdtemp(prefix="hv-slurm-"))
     one = Cluster(folder / "c")
     try:

@@ -8,7 +8,7 @@ import pytest
 
 from sharding.records import find_records, read_record
 
-pytestmark = pytest.mark.slurm
+pytestmark = pytest.mark.system
 
 SMALL = (
     "corpus.size=64", "corpus.train_scenes=3", "corpus.probe_scenes=6", "pseudolabel.tile=64",
