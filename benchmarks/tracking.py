@@ -11,6 +11,8 @@ import json
 import random
 import shutil
 import statistics
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -70,18 +72,25 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--steps", type=int, default=10_000)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--once", action="store_true", help="import once and print the seconds")
     given = parser.parse_args()
+    if given.once:  # a process of its own: MLflow keeps a database open that it has seen
+        began = time.perf_counter()
+        result = compare(given.folder, TrackingConfig())
+        print(json.dumps([time.perf_counter() - began, result.new]))
+        return
     write_runs(given.folder, given.runs, given.steps)
     first, again = [], []
     for _ in range(given.repeats):
         for name in ("mlflow.db", "mlflow.json", "calls.db"):
             (given.folder / name).unlink(missing_ok=True)
         shutil.rmtree(given.folder / "mlartifacts", ignore_errors=True)
-        for found in (first, again):
-            began = time.perf_counter()
-            result = compare(given.folder, TrackingConfig())
-            found.append(time.perf_counter() - began)
-        assert result.new == 0
+        for found, wanted in ((first, given.runs + 1), (again, 0)):
+            words = [sys.executable, __file__, str(given.folder), "--once"]
+            told = subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()[-1]
+            seconds, new = json.loads(told)
+            assert new == wanted
+            found.append(seconds)
     size = (given.folder / "mlflow.db").stat().st_size / 1e6
     for name, found in (("import", first), ("again", again)):
         every = " ".join(f"{one:.1f}" for one in found)

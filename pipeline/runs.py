@@ -14,13 +14,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pretrain.logs import METRICS, read_metrics, sampled_metrics
+from pretrain.logs import METRICS, sampled_metrics, tail
 from sharding.errors import InputError
 from sharding.records import Record, find_records, fingerprint, read_record, sha256_file
 from sharding.schema import load_yaml
 
 SHARED = {"ingest": "cubes", "pseudolabel": "shards", "cache-teacher": "teacher"}
 POINTS = 500  # of a curve that are imported; MLflow draws 320
+Point = tuple[int, str, float, int]
+"""Step, metric, value, milliseconds since 1970."""
 
 
 @dataclass(frozen=True)
@@ -48,17 +50,20 @@ class Facts:
     curves: Path | None = None
     files: list[Path] = field(default_factory=list)
 
-    def points(self) -> list[tuple[int, str, float]]:
-        """(step, name, value) of the curves, thinned to `POINTS` steps, and the single numbers at the end."""
+    def points(self) -> list[Point]:
+        """The curves, thinned to `POINTS` steps, and the single numbers at their end."""
         rows = [] if self.curves is None else sampled_metrics(self.curves, POINTS)
+        last = int(rows[-1]["step"]) if rows else 0
+        # A log has no clock: its file was written last at the last step, and steps take about as long as each other.
+        end = 1000 * self.curves.stat().st_mtime if self.curves else 0.0
+        pace = 1000 * sum(row.get("seconds", 0.0) for row in rows) / max(len(rows), 1)
         found = [
-            (int(row["step"]), name, float(value))
+            (int(row["step"]), name, float(value), int(end - (last - row["step"]) * pace))
             for row in rows
             for name, value in flatten(row).items()
             if name != "step" and isinstance(value, (int, float))
         ]
-        last = int(rows[-1]["step"]) if rows else 0
-        return found + [(last, name, value) for name, value in self.numbers.items()]
+        return found + [(last, name, value, int(end)) for name, value in self.numbers.items()]
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -216,7 +221,7 @@ def run_folder(word: str, workdir: Path) -> Path:
 
 def last_metrics(run: Path, count: int = 20) -> dict[str, float]:
     """Mean of every metric over the last steps of a run."""
-    rows = [flatten(row) for row in read_metrics(run)[-count:]]
+    rows = [flatten(row) for row in tail(run, count)]
     names = dict.fromkeys(name for row in rows for name in row if name != "step")
     values = {name: [row[name] for row in rows if isinstance(row.get(name), (int, float))] for name in names}
     return {name: sum(have) / len(have) for name, have in values.items() if have}

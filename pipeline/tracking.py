@@ -22,12 +22,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from pipeline.runs import Facts
+from pipeline.runs import Facts, Point
 from sharding.errors import ConfigError, InputError, OutputError, writing
 from sharding.lifeline import die_with_parent
 from sharding.records import temporary_path
 
 BATCH, PARAMS, TAG_CHARS = 1000, 100, 5000
+TOGETHER = 20  # runs whose points are written in one transaction
 SHARED_SYSTEMS = (
     "nfs", "nfs4", "lustre", "gpfs", "beegfs", "cifs", "smb2", "smb3", "ceph", "panfs", "9p", "fuse.sshfs",
     "fuse.glusterfs", "fuse.juicefs", "wekafs", "pvfs2",
@@ -106,7 +107,7 @@ class Importer:
         )
         self.known = {run.data.tags.get("hv.key"): run for run in self._all()}
         self.new = 0
-        self.waiting: list[tuple[str, list[tuple[int, str, float]]]] = []
+        self.waiting: list[tuple[str, Facts]] = []  # runs whose points are still to come
 
     def _all(self) -> Iterator[Any]:
         token = None
@@ -146,11 +147,21 @@ class Importer:
             if path.is_file():
                 folder = path.parent.name if path.name.startswith("quality") else None
                 self.client.log_artifact(number, str(path), folder)
-        self._metrics(number, facts.points())
-        self.client.set_terminated(number)
-        # The content last: an import that was killed before is done again.
-        self.client.set_tag(number, "hv.content", facts.content)
+        self.waiting.append((number, facts))
+        if len(self.waiting) >= TOGETHER:
+            self.flush()
         return number
+
+    def flush(self) -> None:
+        """Bring the points of the runs that wait for it; then they count as imported."""
+        points = {number: facts.points() for number, facts in self.waiting}
+        if self.database is None or not _insert(self.database, points):
+            self._log(points)
+        for number, facts in self.waiting:
+            self.client.set_terminated(number)
+            # The content last: an import that was killed before is done again.
+            self.client.set_tag(number, "hv.content", facts.content)
+        self.waiting = []
 
     def _data(self, number: str, facts: Facts) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
@@ -167,32 +178,35 @@ class Importer:
         if inputs:
             self.client.log_inputs(number, datasets=inputs)
 
-    def _metrics(self, number: str, points: Sequence[tuple[int, str, float]]) -> None:
-        """Log the points of all curves; into sqlite in one go, a batch at a time takes ten times as long."""
-        if self.database is not None and points and _insert(self.database, number, points):
-            return
+    def _log(self, points: dict[str, list[Point]]) -> None:
         from mlflow.entities import Metric
 
-        metrics = [Metric(name, value, 0, step) for step, name, value in points]
-        for start in range(0, len(metrics), BATCH):
-            self.client.log_batch(number, metrics=metrics[start : start + BATCH])
+        for number, several in points.items():
+            metrics = [Metric(name, value, ms, step) for step, name, value, ms in several]
+            for start in range(0, len(metrics), BATCH):
+                self.client.log_batch(number, metrics=metrics[start : start + BATCH])
 
 
-def _insert(database: Path, number: str, points: Sequence[tuple[int, str, float]]) -> bool:
-    """Write points into MLflow's two tables of metrics; False if they are not those that this code knows."""
-    rows = [(name, 0.0 if math.isnan(v) else v, 0, number, step, math.isnan(v)) for step, name, v in points]
-    latest = {row[0]: row for row in sorted(rows, key=lambda row: row[4])}
+def _insert(database: Path, points: dict[str, list[Point]]) -> bool:
+    """Write points into MLflow's two tables of metrics, in one go: its own calls take several times as long.
+
+    False if the tables are not those that this code knows.
+    """
+    places = f"({', '.join(METRIC_COLUMNS)}) VALUES ({', '.join('?' * len(METRIC_COLUMNS))})"
     with contextlib.closing(sqlite3.connect(database, timeout=60)) as db:
+        db.execute("PRAGMA cache_size = -262144")
         for name in ("metrics", "latest_metrics"):
-            columns = {row[1] for row in db.execute(f"PRAGMA table_info({name})")}
-            if columns != set(METRIC_COLUMNS):
+            if {row[1] for row in db.execute(f"PRAGMA table_info({name})")} != set(METRIC_COLUMNS):
                 return False
         with db:
-            for name, several in (("metrics", rows), ("latest_metrics", list(latest.values()))):
-                places = ", ".join("?" * len(METRIC_COLUMNS))
-                db.executemany(
-                    f"INSERT OR REPLACE INTO {name} ({', '.join(METRIC_COLUMNS)}) VALUES ({places})", several
+            for number, several in points.items():
+                rows = sorted(
+                    (name, 0.0 if math.isnan(value) else value, ms, number, step, math.isnan(value))
+                    for step, name, value, ms in several
                 )
+                latest = {row[0]: row for row in sorted(rows, key=lambda row: row[4])}
+                db.executemany(f"INSERT OR REPLACE INTO metrics {places}", rows)
+                db.executemany(f"INSERT OR REPLACE INTO latest_metrics {places}", list(latest.values()))
     return True
 
 
@@ -243,4 +257,5 @@ def _bring_all(importer: Importer, recipe: Facts, stages: Sequence[Facts]) -> in
     parent = importer.bring(recipe, None)
     for facts in stages:
         importer.bring(facts, parent)
+    importer.flush()
     return importer.new
