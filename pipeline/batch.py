@@ -100,6 +100,24 @@ def _requeue(job: str) -> None:
     time.sleep(WAIT_FOR_END)  # Slurm ends us, so that no other exit code is seen
 
 
+def lead_of(job: str) -> int | None:
+    """Seconds before its end at which this job is warned, from the script that Slurm holds of it."""
+    from pipeline.site import signal_lead
+
+    told = subprocess.run(["scontrol", "write", "batch_script", job, "-"], capture_output=True, text=True)
+    return signal_lead(told.stdout)
+
+
+def note_on_lead(job: str, run: Path) -> str | None:
+    """What is wrong with the warning, now that it is known how long a checkpoint takes; None if nothing is."""
+    from pipeline.site import lead_note
+    from sharding.records import find_records, read_record
+
+    folder = run / "checkpoints"
+    took = [read_record(path).seconds for path in find_records(folder)] if folder.is_dir() else []
+    return lead_note(lead_of(job), max(took)) if took else None
+
+
 @contextlib.contextmanager
 def ray_across_nodes() -> Iterator[None]:
     """One Ray over the nodes of this job, whose address all below find in Ray's own variable RAY_ADDRESS."""
@@ -137,9 +155,10 @@ def batch(stage: str, words: Sequence[str], folder: Path, output: Path, restarts
 
     row = {"job": job, "stage": stage, "code": code, "again": again, "why": why, "host": socket.gethostname()}
     note(folder / ENDED, {**row, "restart": count, "seconds": round(time.time() - began, 1)})
-    if why:
-        sys.stdout.write(f"job {job}: {why}\n")
-        sys.stdout.flush()
+    for line in (why, note_on_lead(job, output) if stage == "pretrain" else None):
+        if line:
+            sys.stdout.write(f"job {job}: {line}\n")
+            sys.stdout.flush()
     if again:
         _requeue(job)
     return code

@@ -96,7 +96,6 @@ class Config:
         Raises:
             ConfigError: missing weights, impossible sizes, unknown names.
         """
-        self.tracking.check()
         self.pseudolabel.check()
         self.teacher.check()
         self.pretrain.check(self.pretrain.ranks or default_ranks())
@@ -214,6 +213,7 @@ def load_config(recipe: str, overrides: Sequence[str], need_datasets: bool = Tru
         raise ConfigError(f"{where}: {str(error).splitlines()[0]}") from error
     assert isinstance(plain, dict)
     config = typed(Config, {str(key): value for key, value in plain.items()}, where)
+    config.tracking.check()  # before anything of it is written down
     config.workdir = str(config.work)
     if config.raw is not None and not config.datasets:
         config.datasets = found_datasets(Path(config.raw).expanduser().absolute())

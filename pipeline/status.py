@@ -174,12 +174,13 @@ def _status_row(row: Row, config: Config, jobs: Sequence[Job]) -> list[str]:
     running = _claimed(output_folder(row.stage, config))
     if row.stage not in ("ingest", "pseudolabel", "cache-teacher"):
         running = min(row.todo, sum(job.state == "RUNNING" for job in mine))
-    waiting = max(0, row.todo - running)
+    known, waiting = not row.waits, max(0, row.todo - running)
     left = format_seconds(row.todo / row.rate) if row.rate and running else "-"
     return [
-        row.stage, str(row.units - row.todo - row.failed), str(running), str(row.failed), str(waiting),
+        row.stage, str(row.units - row.todo - row.failed), str(running), str(row.failed),
+        str(waiting) if known else "?",
         f"{row.rate:.2f}/s" if row.rate else "-", left, format_bytes(row.bytes), describe_jobs(mine) or "-",
-        row.refused or row.note,
+        row.refused or ("" if mine and row.waits else row.note),
     ]  # fmt: skip
 
 

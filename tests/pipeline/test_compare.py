@@ -12,6 +12,7 @@ import pytest
 
 from pipeline import tracking
 from pipeline.compare import compare, compare_runs
+from pipeline.config import load_config
 from pipeline.runs import POINTS
 from pipeline.tracking import TrackingConfig
 from sharding.errors import ConfigError, InputError
@@ -118,6 +119,9 @@ def test_an_address_with_a_password_is_refused_and_tokens_are_written_nowhere(tm
     write_run(tmp_path, "a", 3)
     with pytest.raises(ConfigError, match="MLFLOW_TRACKING_PASSWORD"):
         compare(tmp_path, TrackingConfig(uri=f"https://me:{SECRET}@mlflow.example"))
+    with pytest.raises(ConfigError, match="would be written down") as caught:
+        load_config("fakes", [f"workdir={tmp_path}", f"tracking.uri=https://me:{SECRET}@mlflow.example"])
+    assert SECRET not in str(caught.value)
     environ = {**os.environ, "MLFLOW_TRACKING_TOKEN": SECRET, "MLFLOW_TRACKING_PASSWORD": SECRET}
     words = [sys.executable, "-m", "pipeline.cli", "compare", "fakes", f"workdir={tmp_path}"]
     done = subprocess.run(words, env=environ, capture_output=True, text=True)

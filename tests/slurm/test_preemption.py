@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 import time
 
 import psutil
@@ -96,3 +97,16 @@ def test_a_job_told_to_stop_is_queued_again_with_a_checkpoint(cluster, tiny, sit
     assert cluster.jobs()[job]["Restarts"] == "1" and losses(work, "cut") == whole
     rows = [json.loads(line) for line in (work / "slurm" / "ended.jsonl").read_text().splitlines()]
     assert [(row["code"], row["again"]) for row in rows] == [(75, True), (0, False)]
+    assert "is warned" not in cluster.logs(work), "600 s are enough for these saves"
+
+
+def test_a_warning_that_is_too_late_for_a_save_is_told(cluster, tiny, site, work):
+    short = site(pretrain={"signal": "B:USR1@0"})
+    for _ in range(2):  # the second time it is known how long a save takes
+        code, out = cluster.cli("submit", *train_words(tiny, work, "cut", 6), "--site", short)
+        assert code == 0, out
+        job = cluster.submitted(work)["pretrain"]
+        assert cluster.ended(job, 120) == ["COMPLETED"], cluster.logs(work)
+        assert "set signal: B:USR1@60 for pretrain" in cluster.logs(work)
+        shutil.rmtree(max((work / "runs/cut/checkpoints").glob("step_*[0-9]")))
+    assert "set signal: B:USR1@60 for pretrain" in out
