@@ -16,7 +16,7 @@ from pretrain.checkpoint import Checkpoints
 from pretrain.logs import tail
 from pseudolabel.units import pseudolabel_units
 from sharding.claims import STALE_SECONDS
-from sharding.errors import HyperVisionError
+from sharding.errors import HyperVisionError, StageFailed
 from sharding.generator.corpus import corpus_units
 from sharding.ingest import ingest_units
 from sharding.manifest import open_manifest
@@ -201,9 +201,19 @@ def lost_jobs(config: Config, jobs: Sequence[Job]) -> list[str]:
     return lines
 
 
+def _jobs(config: Config) -> list[Job]:
+    """The queue, or nothing where Slurm is installed and does not answer: records tell the rest."""
+    try:
+        return queued(config)
+    except StageFailed as error:
+        if submitted(config):
+            console.print(f"[bold yellow]note[/bold yellow] the queue is not known: {error}", highlight=False)
+        return []
+
+
 def print_status(config: Config, options: RunOptions, retry: str) -> None:
     """Records and queue side by side, failures with their reasons, and the command that goes on."""
-    rows, jobs = stage_rows(config, options), queued(config)
+    rows, jobs = stage_rows(config, options), _jobs(config)
     console.print(f"work folder {config.work}", highlight=False)
     columns = ["stage", "done", "running", "failed", "waiting", "rate", "left", "size", "jobs", "note"]
     table("Status", columns, [_status_row(row, config, jobs) for row in rows])

@@ -115,7 +115,7 @@ def submit(config: Config, site: Site, options: RunOptions, dry_run: bool = Fals
     config.check()
     if not dry_run:
         require_slurm()
-    jobs = queued(config)
+    jobs = queued(config) if not dry_run or submitted(config) else []
     text = config.yaml()
     recipe = config.work / FOLDER / f"recipe-{fingerprint(text)[:8]}.yaml"
     _refuse_others(config, jobs, recipe)

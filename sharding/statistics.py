@@ -21,6 +21,7 @@ from sharding.readers.lazy import LazyCube
 BLOCK_ROWS, LEAST_ROWS = 256, 16
 BLOCK_BYTES = 160 << 20
 STRIP_BYTES = 16 << 20
+PIECE = 1 << 16
 FULL_SCALES = tuple(float((1 << bits) - 1) for bits in (8, 10, 12, 14, 16))
 
 
@@ -121,6 +122,33 @@ def _not_finite(block_BHW: Array) -> Array | None:
     return None if finite else ~np.isfinite(block_BHW)
 
 
+def _sums(values_BN: Array) -> tuple[Array, Array]:
+    """Sums of values and of their squares [B], in float64."""
+    if values_BN.dtype.kind in "iu" and values_BN.dtype.itemsize <= 2:
+        return _integer_sums(values_BN)
+    # Cast on the way, without a copy; not by BLAS, whose threads would wait for each other.
+    squares = np.einsum("bn,bn->b", values_BN, values_BN, dtype=np.float64, casting="unsafe")
+    return values_BN.sum(1, dtype=np.float64), squares
+
+
+def _integer_sums(values_BN: Array) -> tuple[Array, Array]:
+    """The same, exact, for integers of up to 16 bits: in 32 bits, in pieces that can neither overflow nor leave the
+    processor's cache.
+    """
+    signed = values_BN.dtype.kind == "i"
+    room = np.empty(PIECE, np.int32 if signed else np.uint32)
+    wide = np.int64 if signed else np.uint64
+    sums = np.zeros((2, len(values_BN)))
+    for band, values in enumerate(values_BN):
+        for start in range(0, len(values), PIECE):
+            piece = room[: min(PIECE, len(values) - start)]
+            np.copyto(piece, values[start : start + PIECE])
+            sums[0, band] += int(piece.sum(dtype=wide if signed else room.dtype))
+            np.multiply(piece, piece, out=piece)
+            sums[1, band] += int(piece.sum(dtype=wide))
+    return sums[0], sums[1]
+
+
 class Survey:
     """Takes a scene strip by strip, each once, and tells its statistics at the end."""
 
@@ -154,9 +182,9 @@ class Survey:
             return
         self.low_B = np.minimum(self.low_B, values_BN.min(1))
         self.high_B = np.maximum(self.high_B, values_BN.max(1))
-        # Cast on the way, without a copy; not by BLAS, whose threads would wait for each other.
-        self.total_B += values_BN.sum(1, dtype=np.float64)
-        self.square_B += np.einsum("bn,bn->b", values_BN, values_BN, dtype=np.float64, casting="unsafe")
+        total_B, square_B = _sums(values_BN)
+        self.total_B += total_B
+        self.square_B += square_B
         self.count += int(valid.sum())
         if self.integer:
             self._saturation(part, block_BHW, valid)

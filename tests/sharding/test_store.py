@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from zarr.codecs import BloscCodec
 
+from sharding import cube_writer, statistics
 from sharding.catalog import Row
 from sharding.cube_writer import write_cube
 from sharding.errors import InputError
@@ -50,6 +50,18 @@ def test_invalid_pixels_and_constant_bands(tmp_path):
     share = np.array(got.attrs["statistics"]["invalid_share"])
     np.testing.assert_allclose(share * 64, [2, 2, 3])
     assert got.good_band.tolist() == [0, 2] and body.counts["invalid_pixels"] == 3
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int16, np.uint16, np.int32, np.float32])
+def test_sums_are_those_of_float64(dtype):
+    rng = np.random.default_rng(0)
+    low, high = (np.iinfo(dtype).min, np.iinfo(dtype).max) if np.dtype(dtype).kind != "f" else (-1e4, 1e4)
+    values = rng.uniform(low, high, (3, 3 * statistics.PIECE + 5)).astype(dtype)
+    values[1:] = [[high], [low]]
+    total, square = statistics._sums(values)
+    wide = values.astype(np.float64)
+    np.testing.assert_allclose(total, wide.sum(1), rtol=1e-9)
+    np.testing.assert_allclose(square, (wide * wide).sum(1), rtol=1e-9)
 
 
 def test_statistics_are_those_of_the_valid_pixels_in_physical_values(tmp_path):
@@ -115,17 +127,29 @@ def test_strips_make_the_same_cube(tmp_path, monkeypatch):
         assert np.abs(np.moveaxis(few.window().physical(), 0, -1) - values).max() <= limit
 
 
-def test_a_block_that_does_not_read_back_is_told(tmp_path, monkeypatch):
-    decode = BloscCodec._decode_single
+@pytest.mark.parametrize("place", [0, 0.5, -1])
+def test_a_block_that_does_not_read_back_is_told(tmp_path, monkeypatch, place):
+    check = cube_writer.check_shard
 
-    async def flipped(self, chunk_bytes, chunk_spec):
-        chunk = await decode(self, chunk_bytes, chunk_spec)
-        damaged = chunk.to_bytes()[:-1] + bytes([chunk.to_bytes()[-1] ^ 1])
-        return chunk_spec.prototype.buffer.from_bytes(damaged)
+    def failing_disk(path, chunks):
+        data = bytearray(path.read_bytes())
+        data[int(place * len(data)) if place >= 0 else -1] ^= 1
+        path.write_bytes(data)
+        check(path, chunks)
 
-    monkeypatch.setattr(BloscCodec, "_decode_single", flipped)
+    monkeypatch.setattr(cube_writer, "check_shard", failing_disk)
     with pytest.raises(InputError, match="does not read back as it was written"):
         store(tmp_path / "c", np.random.default_rng(0).random((8, 8, 3)).astype(np.float32))
+
+
+def test_a_flipped_bit_of_a_stored_cube_is_noticed_when_it_is_read(tmp_path):
+    cube, _ = store(tmp_path / "c", np.random.default_rng(0).random((8, 8, 3)).astype(np.float32))
+    path = next(path for path in (tmp_path / "c" / "cube" / "c").rglob("*") if path.is_file())
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="checksum"):
+        cube.window()
 
 
 def test_nothing_valid_and_nothing_there(tmp_path):
