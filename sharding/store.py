@@ -7,7 +7,8 @@
     <scene>/companions/<name>  pictures and label maps as the dataset has them, in their own size
     attributes      wavelength_nm, fwhm_nm, bad_band, scale, offset, units, gsd_m, sensor, source files, licence
 
-Every packed chunk ends with its crc32c, which Zarr checks at each read. physical value = stored * scale + offset. Float cubes are rounded to at most half a step, which is declared.
+physical value = stored * scale + offset. Float cubes are rounded to at most half a step, which is declared. Every chunk
+ends with its crc32c, which Zarr checks at each read.
 """
 
 from __future__ import annotations
