@@ -20,6 +20,7 @@ from sharding.records import Record, find_records, fingerprint, read_record, sha
 from sharding.schema import load_yaml
 
 SHARED = {"ingest": "cubes", "pseudolabel": "shards", "cache-teacher": "teacher"}
+MAKES = {"ingest": "cubes", "pseudolabel": "labels", "cache-teacher": "features"}
 POINTS = 500  # of a curve that are imported; MLflow draws 320
 Point = tuple[int, str, float, int]
 """Step, metric, value, milliseconds since 1970."""
@@ -142,13 +143,16 @@ def _shared_stage(workdir: Path, stage: str) -> Facts | None:
     elif stage == "pseudolabel":
         inputs = [data_of(path, "cubes") for path in _cube_folders(workdir)]
         made = sorted(path for path in folder.iterdir() if path.is_dir())
-    told = [data_of(path, "labels" if stage == "pseudolabel" else "cubes") for path in made]
+    told = [data_of(path, MAKES[stage]) for path in made]
     numbers = {
         "units": float(len(records)), "bytes": float(sum(record.bytes for record in records)),
         "failures": float(sum(len(record.failures) for record in records)),
         "unit_seconds": sum(record.seconds for record in records),
     }  # fmt: skip
-    settings = flatten(_read_settings(folder / "config.yaml").get(stage.replace("cache-", ""), {}))
+    resolved = _read_settings(folder / "config.yaml")
+    settings = flatten(resolved.get(stage.removeprefix("cache-"), {}))
+    if stage == "ingest":
+        settings |= {f"datasets.{row['name']}": row["root"] for row in resolved.get("datasets", [])}
     files = [path for path in (folder / "config.yaml", *sorted(folder.glob("*/quality.*"))) if path.is_file()]
     content = fingerprint([[(data.name, data.digest) for data in told], numbers, settings, _hashes(files)])
     tags = {f"hv.{data.name.replace(' ', '.')}": data.digest for data in (*inputs, *told)}

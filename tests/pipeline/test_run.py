@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from hypervision import create_model
+from pipeline.tracking import quiet_client
 from sharding.records import find_records, read_record
 
 
@@ -78,6 +79,28 @@ def test_it_ends_with_a_table_a_picture_and_nothing_left_over(undisturbed):
     assert probed == [3, 7] and pictures == ["step_00000004.png", "step_00000008.png"]
     assert not wait_until_gone(work) and not list(work.rglob("*.tmp-*"))
     assert not [path for path in Path(tempfile.gettempdir()).glob("hv-ray-*") if of_dead_driver(str(path))]
+
+
+def test_the_recipe_its_stages_and_their_data_are_in_mlflow(undisturbed):
+    work, _ = undisturbed
+    client = quiet_client(f"sqlite:///{work / 'mlflow.db'}")
+    runs = {run.data.tags["hv.stage"]: run for run in client.search_runs(["1"])}
+    assert set(runs) == {"recipe", "ingest", "pseudolabel", "cache-teacher", "pretrain", "export"}
+    parent = runs.pop("recipe")
+    assert {run.data.tags["mlflow.parentRunId"] for run in runs.values()} == {parent.info.run_id}
+    assert parent.data.params["pretrain.steps"] == "8" and parent.data.params["pseudolabel.tile"] == "48"
+    train, labels = runs["pretrain"], runs["pseudolabel"]
+    inputs = {one.dataset.name: one.dataset.digest for one in train.inputs.dataset_inputs}
+    assert (
+        set(inputs) == {"cave shards", "hotvis shards"} and train.data.tags["hv.cave.shards"] == inputs["cave shards"]
+    )
+    assert {"cave cubes", "held cubes"} <= {one.dataset.name for one in labels.inputs.dataset_inputs}
+    assert labels.data.tags["hv.cave.labels"] and labels.data.params["tile"] == "48"
+    assert runs["ingest"].data.params["datasets.cave"].endswith("corpus/cave/raw")
+    assert [one.step for one in client.get_metric_history(train.info.run_id, "loss")] == list(range(8))
+    files = {name: {one.path for one in client.list_artifacts(run.info.run_id)} for name, run in runs.items()}
+    assert {"config.yaml", "spec.json", "step_00000008.png"} <= files["pretrain"] and "cave" in files["pseudolabel"]
+    assert {one.path for one in client.list_artifacts(parent.info.run_id)} == {"config.yaml", "report.png"}
 
 
 def test_a_second_run_does_nothing_and_says_so(cli, tiny, undisturbed):
