@@ -2,7 +2,7 @@
 
     warned of the end of its time (USR1)   the stage saves and ends with code 75; the job is queued again, and goes on
     preempted or cancelled (TERM)          the stage saves and ends; Slurm does what it meant to
-    a process was killed, a peer is lost   queued again, at most `restarts` times
+    a process was killed, a peer is lost   queued again, unless `restarts` times in a row nothing was finished
     a node died                            Slurm queues the job again by itself; nothing here runs
     anything else                          the job ends with the stage's exit code
 
@@ -18,7 +18,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from sharding.allocation import job_id, nodes
@@ -72,27 +72,36 @@ def did_something(folder: Path, since: float) -> bool:
     return any(path.stat().st_mtime >= since for path in find_records(folder))
 
 
-def may_restart(code: int, warned: bool, progress: Callable[[], bool], count: int, restarts: int) -> tuple[bool, str]:
+def may_restart(code: int, warned: bool, idle: int, restarts: int) -> tuple[bool, str]:
     """Whether the job is to be queued again, and why or why not.
 
     Args:
         code: how it ended, see `outcome`.
         warned: it was told that its time is up.
-        progress: whether anything was finished in it.
-        count: how often it was started again already.
-        restarts: see `site.Site`.
+        idle: its starts up to this one, in a row, in which nothing was finished.
+        restarts: how many of those are allowed, see `site.Site`.
     """
-    if code == Stopped.exit_code:
-        if not warned:
-            return False, "it was cancelled or preempted; Slurm decides whether it comes back"
-        if count < restarts or progress():
-            return True, "its time was up; it goes on where it stopped"
-        return False, "its time was up and nothing was finished in it: give the job more time in the site file"
-    if code == Killed.exit_code:
-        if count < restarts:
-            return True, f"a process was killed; start {count + 2} of {restarts + 1}"
-        return False, f"a process was killed, {count + 1} times now; see its log"
-    return False, ""
+    if code == Stopped.exit_code and not warned:
+        return False, "it was cancelled or preempted; Slurm decides whether it comes back"
+    if code not in (Stopped.exit_code, Killed.exit_code):
+        return False, ""
+    why = "its time was up" if code == Stopped.exit_code else "a process was killed"
+    if idle <= restarts:
+        return True, f"{why}; it goes on where it stopped"
+    fix = "give the job more time in the site file" if code == Stopped.exit_code else "see its log"
+    return False, f"{why} and nothing was finished in {idle} starts in a row: {fix}"
+
+
+def idle_starts(notes: Path, job: str, progress: bool) -> int:
+    """Starts of a job in a row, up to this one, in which nothing was finished."""
+    from pipeline.queue import read_notes
+
+    count = 0
+    for row in [{"progress": progress}, *(row for row in reversed(read_notes(notes)) if row["job"] == job)]:
+        if row["progress"]:
+            break
+        count += 1
+    return count
 
 
 def _requeue(job: str) -> None:
@@ -120,15 +129,16 @@ def note_on_lead(job: str, run: Path) -> str | None:
 
 @contextlib.contextmanager
 def ray_across_nodes() -> Iterator[None]:
-    """One Ray over the nodes of this job, whose address all below find in Ray's own variable RAY_ADDRESS."""
+    """One Ray over the nodes of this job; the stage below finds its address in the environment."""
     from pipeline.ray_cluster import start, stop
+    from sharding.workers import ALLOCATED
 
     address, processes = start()
-    os.environ["RAY_ADDRESS"] = address
+    os.environ[ALLOCATED] = address
     try:
         yield
     finally:
-        del os.environ["RAY_ADDRESS"]
+        del os.environ[ALLOCATED]
         stop(processes)
 
 
@@ -149,12 +159,12 @@ def batch(stage: str, words: Sequence[str], folder: Path, output: Path, restarts
         code = outcome(_run(stage, words, ears), ears)
     if job is None:
         return code
-    count = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
-    again, why = may_restart(code, ears.warned, lambda: did_something(output, began - 1), count, restarts)
     from pipeline.queue import ENDED, note
 
-    row = {"job": job, "stage": stage, "code": code, "again": again, "why": why, "host": socket.gethostname()}
-    note(folder / ENDED, {**row, "restart": count, "seconds": round(time.time() - began, 1)})
+    progress = code == 0 or did_something(output, began - 1)
+    again, why = may_restart(code, ears.warned, idle_starts(folder / ENDED, job, progress), restarts)
+    row = {"job": job, "stage": stage, "code": code, "again": again, "why": why, "progress": progress}
+    note(folder / ENDED, {**row, "host": socket.gethostname(), "seconds": round(time.time() - began, 1)})
     for line in (why, note_on_lead(job, output) if stage == "pretrain" else None):
         if line:
             sys.stdout.write(f"job {job}: {line}\n")

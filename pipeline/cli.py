@@ -163,7 +163,7 @@ def batch(
     words: Words = None,
     folder: Annotated[Path, typer.Option(help="where jobs note their end")] = Path("slurm"),
     output: Annotated[Path, typer.Option(help="where the stage commits its units")] = Path(),
-    restarts: Annotated[int, typer.Option(help="in a row without progress, or after a process was killed")] = 3,
+    restarts: Annotated[int, typer.Option(help="in a row without anything finished")] = 3,
     ray: Annotated[str, typer.Option(help="node: one Ray per array element; job: one for all nodes")] = "node",
     overwrite: Overwrite = False,
     retry_failed: RetryFailed = False,

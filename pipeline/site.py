@@ -31,7 +31,7 @@ class Site:
         command: how a node calls the program (default: the one that submits); setup: shell lines before it.
         sbatch, stages: options of every stage, and of one.
         ray: "node" = a Ray per array element, "job" = one across the nodes of a job.
-        restarts: in a row without progress, or after a process was killed.
+        restarts: in a row without anything finished.
     """
 
     command: str = ""

@@ -29,6 +29,7 @@ ATTEMPTS = 3
 WAIT_SECONDS = 10.0
 OBJECT_STORE_BYTES = 128 << 20
 PREFIX = "hv-ray-"
+ALLOCATED = "HYPERVISION_RAY"  # no option: how the body of a job tells its stage
 
 
 def _sweep_temporary() -> None:
@@ -63,8 +64,8 @@ def _stop() -> None:
 
 
 def allocated_cluster() -> str | None:
-    """The address of the Ray that `hypervision batch` started across the nodes of this job (Ray's own variable)."""
-    return os.environ.get("RAY_ADDRESS") or None
+    """The address of the Ray that `hypervision batch` started across the nodes of this job."""
+    return os.environ.get(ALLOCATED) or None
 
 
 def spread() -> int:

@@ -1,12 +1,13 @@
 """What differs between clusters: merged into each stage's script, and refused where sbatch would misread it."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 import yaml
 
-from pipeline.batch import may_restart
+from pipeline.batch import idle_starts, may_restart
 from pipeline.site import TEMPLATES, Site, lead_note, load_site, render, signal_lead, template_options
 from pipeline.stages import STAGES
 from pipeline.submit import _at_most
@@ -87,11 +88,18 @@ def test_the_warning_must_leave_time_to_save():
 
 
 def test_what_is_queued_again():
-    def again(code, warned=False, progress=False, count=0):
-        return may_restart(code, warned, lambda: progress, count, 3)[0]
+    def again(code, warned=False, idle=0):
+        return may_restart(code, warned, idle, 3)[0]
 
-    assert again(75, warned=True) and again(75, warned=True, progress=True, count=99)
-    assert not again(75, warned=True, count=3), "three starts in a row without anything done"
+    assert again(75, warned=True) and again(75, warned=True, idle=3)
+    assert not again(75, warned=True, idle=4), "three restarts and nothing done"
     assert not again(75), "who cancels does not want it back"
-    assert again(71, count=2) and not again(71, count=3)
+    assert again(71, idle=3) and not again(71, idle=4)
     assert not again(2) and not again(0) and not again(1)
+
+
+def test_starts_without_anything_done_are_counted_in_a_row_and_by_job(tmp_path):
+    notes = tmp_path / "ended.jsonl"
+    rows = [("7", False), ("7", True), ("7", False), ("8", False), ("7", False)]
+    notes.write_text("".join(json.dumps({"job": job, "progress": done}) + "\n" for job, done in rows))
+    assert [idle_starts(notes, "7", False), idle_starts(notes, "7", True), idle_starts(notes, "9", False)] == [3, 0, 1]
