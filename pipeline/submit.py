@@ -53,11 +53,14 @@ def chain_of(config: Config, options: RunOptions, jobs: Sequence[Job], site: Sit
 
     Raises:
         ChangedError: a stage would refuse to go on from what is there.
+        InputError: the first stage has nothing to read.
     """
     links, all_done = [], True
     for row in stage_rows(config, options):
         if row.refused and not options.overwrite:
             raise ChangedError(row.refused)
+        if row.waits and all_done:  # nothing before it will bring what it reads
+            raise InputError(row.note.removeprefix("waits: "))
         mine = [job for job in jobs if job.stage == row.stage and job.active]
         all_done = all_done and not (row.todo or row.waits or options.overwrite or mine)
         link = Link(row.stage, row, mine, all_done)
@@ -110,6 +113,7 @@ def submit(config: Config, site: Site, options: RunOptions, dry_run: bool = Fals
     Raises:
         ConfigError: no Slurm here, or the recipe cannot run.
         ChangedError: done work or queued jobs are of another configuration.
+        InputError: the first stage has nothing to read.
         StageFailed: sbatch refused.
     """
     config.check()
