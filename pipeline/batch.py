@@ -23,8 +23,8 @@ from pathlib import Path
 
 from sharding.allocation import job_id, nodes
 from sharding.errors import Killed, Stopped
+from sharding.lifeline import STOP_SIGNALS
 
-RAY_STAGES = ("corpus", "ingest", "pseudolabel", "cache-teacher")
 POLL_SECONDS = 1.0
 WAIT_FOR_END = 60.0
 
@@ -34,7 +34,7 @@ class Ears:
 
     def __init__(self) -> None:
         self.came: list[int] = []
-        for number in (signal.SIGUSR1, signal.SIGTERM):
+        for number in STOP_SIGNALS:
             signal.signal(number, lambda number, _: self.came.append(number))
 
     @property
@@ -120,11 +120,10 @@ def lead_of(job: str) -> int | None:
 def note_on_lead(job: str, run: Path) -> str | None:
     """What is wrong with the warning, now that it is known how long a checkpoint takes; None if nothing is."""
     from pipeline.site import lead_note
-    from sharding.records import find_records, read_record
+    from pretrain.checkpoint import save_seconds
 
-    folder = run / "checkpoints"
-    took = [read_record(path).seconds for path in find_records(folder)] if folder.is_dir() else []
-    return lead_note(lead_of(job), max(took)) if took else None
+    took = save_seconds(run)
+    return None if took is None else lead_note(lead_of(job), took)
 
 
 @contextlib.contextmanager
@@ -142,6 +141,12 @@ def ray_across_nodes() -> Iterator[None]:
         stop(processes)
 
 
+def _runs_on_ray(stage: str) -> bool:
+    from pipeline.stages import RAY_STAGES
+
+    return stage in RAY_STAGES
+
+
 def batch(stage: str, words: Sequence[str], folder: Path, output: Path, restarts: int, ray: str) -> int:
     """Run a stage as the body of a job; returns the exit code.
 
@@ -154,7 +159,7 @@ def batch(stage: str, words: Sequence[str], folder: Path, output: Path, restarts
         ray: "node" or "job".
     """
     ears, began, job = Ears(), time.time(), job_id()
-    across = ray == "job" and stage in RAY_STAGES and nodes() > 1
+    across = ray == "job" and nodes() > 1 and _runs_on_ray(stage)
     with ray_across_nodes() if across else contextlib.nullcontext():
         code = outcome(_run(stage, words, ears), ears)
     if job is None:

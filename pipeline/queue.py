@@ -8,7 +8,6 @@ accounts.
 from __future__ import annotations
 
 import getpass
-import json
 import shutil
 import subprocess
 import time
@@ -18,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import Config
-from sharding.errors import ConfigError, OutputError, StageFailed
+from pretrain.logs import append, read_rows
+from sharding.errors import ConfigError, StageFailed, writing
 from sharding.records import fingerprint
 
 ACTIVE = (
@@ -115,21 +115,16 @@ def send(script: Path, words: Sequence[str], after: Sequence[str], folder: Path)
     return _call(["sbatch", *options, str(script), *words]).strip().split(";")[0]
 
 
-def note(path: Path, row: Any) -> None:
+def note(path: Path, row: dict[str, Any]) -> None:
     """Append a line to one of the lists."""
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a") as file:
-            file.write(json.dumps(row if isinstance(row, dict) else asdict(row)) + "\n")
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror}") from error
+        append(path, [row])
 
 
 def read_notes(path: Path) -> list[dict[str, Any]]:
     """The whole lines of a list."""
-    if not path.is_file():
-        return []
-    return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+    return read_rows(path) if path.is_file() else []
 
 
 def submitted(config: Config) -> list[Submitted]:

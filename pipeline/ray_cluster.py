@@ -17,17 +17,11 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from sharding.allocation import cores, nodes
+from sharding.allocation import cores, free_port, nodes, one_task_a_node
 from sharding.errors import StageFailed
 
 START_SECONDS = 120.0
 Processes = tuple[list[subprocess.Popen[bytes]], Path]
-
-
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("", 0))
-        return int(one.getsockname()[1])
 
 
 def _address() -> str:
@@ -62,7 +56,7 @@ def start() -> tuple[str, Processes]:
     Raises:
         StageFailed: not all nodes joined in time.
     """
-    here, port = _address(), _free_port()
+    here, port = _address(), free_port()
     address = f"{here}:{port}"
     folder = Path(tempfile.mkdtemp(prefix=f"hv-ray-{os.getpid()}-"))
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
@@ -70,10 +64,7 @@ def start() -> tuple[str, Processes]:
     head = _ray("--head", f"--port={port}", f"--node-ip-address={here}", f"--temp-dir={folder}")
     head += ["--include-dashboard=false"]
     running = [subprocess.Popen(head, stdout=log, stderr=log)]
-    others = nodes() - 1
-    each = os.environ.get("SLURM_CPUS_PER_TASK")
-    srun = ["srun", f"--nodes={others}", f"--ntasks={others}", "--ntasks-per-node=1", "--overlap", "--relative=1"]
-    srun += [f"--cpus-per-task={each}"] if each else []
+    srun = one_task_a_node(nodes() - 1, "--overlap", "--relative=1")
     end = time.monotonic() + START_SECONDS
     while not _reached(here, port) and time.monotonic() < end:
         time.sleep(0.5)

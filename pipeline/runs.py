@@ -16,11 +16,12 @@ from typing import Any
 
 from pretrain.logs import METRICS, sampled_metrics, tail
 from sharding.errors import InputError
-from sharding.records import Record, find_records, fingerprint, read_record, sha256_file
+from sharding.records import find_records, fingerprint, read_record, sha256_file
 from sharding.schema import load_yaml
 
 SHARED = {"ingest": "cubes", "pseudolabel": "shards", "cache-teacher": "teacher"}
 MAKES = {"ingest": "cubes", "pseudolabel": "labels", "cache-teacher": "features"}
+NUMBERS = ("units", "bytes", "failures", "unit_seconds")  # of a stage
 POINTS = 500  # of a curve that are imported; MLflow draws 320
 Point = tuple[int, str, float, int]
 """Step, metric, value, milliseconds since 1970."""
@@ -33,7 +34,7 @@ class Data:
     name: str
     digest: str
     source: str
-    counts: dict[str, int] = field(default_factory=dict)
+    counts: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -109,16 +110,24 @@ def _hashes(paths: Sequence[Path]) -> list[tuple[str, str]]:
 
 
 @functools.lru_cache(maxsize=256)
-def data_of(folder: Path, kind: str) -> Data:
-    """A dataset as it lies in a folder of records (cubes or shards)."""
+def _read_folder(folder: Path) -> tuple[str, dict[str, float]]:
+    """(fingerprint, counts) of the records in a folder, which are read once however many runs use them."""
     records = [read_record(path) for path in find_records(folder)] if folder.is_dir() else []
-    name = folder.name.removesuffix(".records")
-    counts: dict[str, int] = {"units": len(records), "bytes": sum(record.bytes for record in records)}
+    counts = {
+        "units": len(records), "bytes": sum(record.bytes for record in records),
+        "failures": sum(len(record.failures) for record in records),
+        "unit_seconds": sum(record.seconds for record in records),
+    }  # fmt: skip
     for key in ("samples", "scenes"):
         if any(key in record.counts for record in records):
             counts[key] = sum(record.counts.get(key, 0) for record in records)
-    digest = fingerprint([(record.unit, record.sha256) for record in records])
-    return Data(f"{name} {kind}", digest, str(folder), counts)
+    return fingerprint([(record.unit, record.sha256) for record in records]), counts
+
+
+def data_of(folder: Path, kind: str) -> Data:
+    """A dataset as it lies in a folder of records (cubes or shards)."""
+    digest, counts = _read_folder(folder)
+    return Data(f"{folder.name.removesuffix('.records')} {kind}", digest, str(folder), counts)
 
 
 def training_data(workdir: Path, names: Sequence[str]) -> list[Data]:
@@ -133,22 +142,17 @@ def _cube_folders(workdir: Path) -> list[Path]:
 def _shared_stage(workdir: Path, stage: str) -> Facts | None:
     """A stage that all runs of a work folder share, from its records."""
     folder = workdir / SHARED[stage]
-    records: list[Record] = [read_record(path) for path in find_records(folder)] if folder.is_dir() else []
-    if not records:
-        return None
     # cubes have a folder of records beside them, shards lie beside theirs
     inputs, made = [], [folder]
     if stage == "ingest":
         made = _cube_folders(workdir)
     elif stage == "pseudolabel":
         inputs = [data_of(path, "cubes") for path in _cube_folders(workdir)]
-        made = sorted(path for path in folder.iterdir() if path.is_dir())
+        made = sorted(path for path in folder.glob("*") if path.is_dir())
     told = [data_of(path, MAKES[stage]) for path in made]
-    numbers = {
-        "units": float(len(records)), "bytes": float(sum(record.bytes for record in records)),
-        "failures": float(sum(len(record.failures) for record in records)),
-        "unit_seconds": sum(record.seconds for record in records),
-    }  # fmt: skip
+    numbers = {name: float(sum(data.counts[name] for data in told)) for name in NUMBERS}
+    if not numbers["units"]:
+        return None
     resolved = _read_settings(folder / "config.yaml")
     settings = flatten(resolved.get(stage.removeprefix("cache-"), {}))
     if stage == "ingest":
@@ -194,7 +198,7 @@ def gather(workdir: Path, runs: Sequence[Path]) -> tuple[Facts, list[Facts]]:
     Raises:
         InputError: a record or settings file is not readable.
     """
-    data_of.cache_clear()  # records may be new since
+    _read_folder.cache_clear()  # records may be new since
     newest = max(runs, key=lambda run: (run / METRICS).stat().st_mtime)
     settings = flatten(_read_settings(newest / "config.yaml", newest / "spec.json"))
     files = [path for path in (newest / "config.yaml", workdir / "report.png") if path.is_file()]

@@ -110,6 +110,7 @@ STAGES: dict[str, Stage] = {
     "report": report,
     "compare": compare,
 }
+RAY_STAGES = ("corpus", "ingest", "pseudolabel", "cache-teacher")
 HELPERS: dict[str, Stage] = {"ablate": ablate}
 FOLDERS = {
     "ablate": "ablation",
@@ -160,7 +161,7 @@ def run_all(config: Config, options: RunOptions) -> list[StageResult]:
     config.check()
     results: list[StageResult] = []
     names = stages_of(config)
-    labelling = [name for name in names if name in ("corpus", "ingest", "pseudolabel", "cache-teacher")]
+    labelling = [name for name in names if name in RAY_STAGES]
     with ray_kept():
         for name in labelling:
             results.append(run_stage(name, config, options))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.config import Config
@@ -24,15 +24,15 @@ from pipeline.queue import (
     send,
     submitted,
 )
-from pipeline.site import Site, lead_note, render, signal_lead
+from pipeline.site import Options, Site, lead_note, render, signal_lead
 from pipeline.stages import output_folder
 from pipeline.status import Row, describe_jobs, stage_rows
+from pretrain.checkpoint import save_seconds
 from sharding.errors import ChangedError, InputError, StageFailed, writing
 from sharding.records import fingerprint, write_atomic
 from sharding.stage import RunOptions
 
 POLL_SECONDS = 5.0
-LINE_SECONDS = 60.0
 
 
 @dataclass
@@ -43,6 +43,7 @@ class Link:
     row: Row
     jobs: list[Job]
     done: bool = False
+    options: Options = field(default_factory=dict)
     script: str = ""
     job: str = ""
     after: str = ""
@@ -65,20 +66,21 @@ def chain_of(config: Config, options: RunOptions, jobs: Sequence[Job], site: Sit
         all_done = all_done and not (row.todo or row.waits or options.overwrite or mine)
         link = Link(row.stage, row, mine, all_done)
         if not all_done and not mine:
-            link.script = script_of(row, config, site)
+            link.options = options_of(row, config, site)
+            link.script = render(row.stage, link.options, site)
         links.append(link)
     return links
 
 
-def script_of(row: Row, config: Config, site: Site) -> str:
-    """The script of a stage; an array has no more elements than there are units, if they are known."""
+def options_of(row: Row, config: Config, site: Site) -> Options:
+    """The options of a stage's script; an array has no more elements than there are units, if they are known."""
     options = site.options(row.stage)
     several = "array" in options
     if several and row.todo:
         options["array"] = _at_most(str(options["array"]), row.todo)
     options["job-name"] = job_name(row.stage, config)
     options["output"] = str(config.work / FOLDER / f"{row.stage}-{'%A_%a' if several else '%j'}.log")
-    return render(row.stage, options, site)
+    return options
 
 
 def _at_most(array: str, count: int) -> str:
@@ -156,19 +158,12 @@ def _show_scripts(links: Sequence[Link], config: Config, recipe: Path, site: Sit
             console.print(f"# {link.stage}: {'done' if link.done else describe_jobs(link.jobs)}", highlight=False)
 
 
-def _option(link: Link, name: str) -> str:
-    for line in link.script.splitlines():
-        if line.startswith(f"#SBATCH --{name}="):
-            return line.partition("=")[2]
-    return "-"
-
-
 def _show(links: Sequence[Link], config: Config) -> None:
     rows = []
     for link in links:
         state = "done" if link.done else "submitted" if link.job else f"in the queue: {describe_jobs(link.jobs)}"
         todo = "-" if link.done else "?" if link.row.waits else str(link.row.todo)
-        shape = [_option(link, name) for name in ("nodes", "array", "time")]
+        shape = [str(link.options.get(name, "-")) for name in ("nodes", "array", "time")]
         rows.append([link.stage, link.job or "-", *shape, todo, link.after or "-", state])
     table("Jobs", ["stage", "job", "nodes", "array", "time", "units to do", "after", "state"], rows)
     if any(link.job for link in links):
@@ -180,21 +175,9 @@ def _show(links: Sequence[Link], config: Config) -> None:
 
 def _check_lead(links: Sequence[Link], config: Config) -> None:
     script = next((link.script for link in links if link.stage == "pretrain"), "")
-    note = lead_note(signal_lead(script), save_seconds(config)) if script else None
+    note = lead_note(signal_lead(script), save_seconds(config.run_folder)) if script else None
     if note:
         console.print(f"[bold yellow]note[/bold yellow] {note}", highlight=False)
-
-
-def save_seconds(config: Config) -> float | None:
-    """How long a checkpoint of this run takes to save, as far as is known."""
-    from pretrain.checkpoint import Checkpoints
-    from sharding.manifest import open_manifest
-
-    try:
-        manifest = open_manifest(config.work / "shards", config.training_datasets)
-    except InputError:
-        return None
-    return Checkpoints.of(config.run_spec(), manifest).save_seconds()
 
 
 def wait(config: Config, links: Sequence[Link]) -> None:

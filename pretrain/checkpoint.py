@@ -18,10 +18,17 @@ from sharding.stage import check_unchanged
 from sharding.stream import Stream, changes
 from sharding.verify import verify_unit
 
+FOLDER = "checkpoints"
 ENGINE_TAG = "engine"
 WEIGHTS = "weights.safetensors"
 MEAN_WEIGHTS = "mean_weights.safetensors"
 STREAM = "stream.json"
+
+
+def save_seconds(run: Path) -> float | None:
+    """How long the slowest of the kept checkpoints of a run took to save, or None before the first."""
+    folder = run / FOLDER
+    return max((read_record(path).seconds for path in find_records(folder)), default=None) if folder.is_dir() else None
 
 
 @dataclass(frozen=True)
@@ -35,7 +42,7 @@ class Checkpoints:
     @classmethod
     def of(cls, spec: RunSpec, manifest: Manifest) -> Checkpoints:
         """The folder of a run's specification, trained on these shards."""
-        folder = Path(spec.workdir) / "runs" / spec.pretrain.run / "checkpoints"
+        folder = Path(spec.workdir) / "runs" / spec.pretrain.run / FOLDER
         stream = Stream(manifest, spec.pretrain.global_batch, spec.seed, spec.pretrain.mixing)
         return cls(folder, stream, spec.bytes_config())
 
@@ -77,10 +84,6 @@ class Checkpoints:
             if data is not None and not verify_unit(path):
                 return step, data, record
         return None
-
-    def save_seconds(self) -> float | None:
-        """How long the slowest of the kept checkpoints took to save, or None before the first."""
-        return max((read_record(path).seconds for _, path in self.records()), default=None)
 
     def trim(self, keep: int) -> None:
         """Remove all but the newest `keep` checkpoints."""

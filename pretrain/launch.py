@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,7 +22,7 @@ from pretrain.checkpoint import Checkpoints
 from pretrain.config import RunSpec
 from pretrain.logs import DROPPED, SKIPPED, read_all, tail
 from sharding import errors
-from sharding.allocation import cores, nodes
+from sharding.allocation import cores, free_port, nodes, one_task_a_node
 from sharding.errors import ChangedError, ConfigError, HyperVisionError, InputError, writing
 from sharding.lifeline import STOP_SIGNALS, die_with_parent
 from sharding.manifest import Manifest, open_manifest
@@ -76,9 +75,9 @@ def _raise_rank_error(run: Path, log: Path, code: int) -> None:
             raise kind(row["sentence"])
         last = row["sentence"].strip().splitlines()[-1]
         raise errors.StageFailed(f"a training rank failed ({last}); its traceback is in {path}, the log in {log}")
-    tail = log.read_text(errors="replace").strip().splitlines()[-1:] if log.is_file() else []
+    said = log.read_text(errors="replace").strip().splitlines()[-1:] if log.is_file() else []
     raise errors.Killed(
-        f"training ended with code {code} and no rank said why, so one was killed ({' '.join(tail)[:300]}); see {log}, "
+        f"training ended with code {code} and no rank said why, so one was killed ({' '.join(said)[:300]}); see {log}, "
         "then run the same command again to continue"
     )
 
@@ -213,13 +212,8 @@ def datasets_without_visible(manifest: Manifest) -> list[str]:
 
 def _across_nodes(spec_path: Path) -> list[str]:
     """The command that starts ranks on all nodes of the job; no ssh is needed."""
-    with socket.socket() as free:
-        free.bind(("", 0))
-        port = free.getsockname()[1]
-    each = os.environ.get("SLURM_CPUS_PER_TASK")
-    words = ["srun", f"--nodes={nodes()}", f"--ntasks={nodes()}", "--ntasks-per-node=1", "--kill-on-bad-exit=1"]
-    words += [f"--cpus-per-task={each}"] if each else []
-    return [*words, sys.executable, "-m", "pretrain.node", str(spec_path), str(port)]
+    srun = one_task_a_node(nodes(), "--kill-on-bad-exit=1")
+    return [*srun, sys.executable, "-m", "pretrain.node", str(spec_path), str(free_port())]
 
 
 def _start(spec: RunSpec, run: Path, options: RunOptions) -> None:
@@ -228,9 +222,8 @@ def _start(spec: RunSpec, run: Path, options: RunOptions) -> None:
     path = run / "spec.json"
     write_atomic(path, json.dumps(asdict(spec), indent=1).encode())
     log = run / "train.log"
-    command = [*TORCHRUN, "--standalone", f"--nproc-per-node={spec.ranks}", "-m", "pretrain.train", str(path)]
-    if nodes() > 1:
-        command = _across_nodes(path)
+    here = [*TORCHRUN, "--standalone", f"--nproc-per-node={spec.ranks}", "-m", "pretrain.train", str(path)]
+    command = _across_nodes(path) if nodes() > 1 else here
     with writing(log), log.open("ab") as sink:
         process = start_launcher(command, _environment(spec, Path(spec.workdir) / ".cache"), sink)
     with forwarding(process) as came:

@@ -22,10 +22,15 @@ def append(path: Path, rows: Sequence[dict[str, Any]]) -> None:
             file.writelines(json.dumps(row) + "\n" for row in rows)
 
 
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a list; what a kill cut is left out."""
+    lines = path.read_text().splitlines()
+    return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
+
+
 def read_all(run: Path, kind: str) -> list[dict[str, Any]]:
     """The rows of all ranks."""
-    paths = sorted(run.glob(f"{kind}-*.jsonl"))
-    return [json.loads(line) for path in paths for line in path.read_text().splitlines() if line.endswith("}")]
+    return [row for path in sorted(run.glob(f"{kind}-*.jsonl")) for row in read_rows(path)]
 
 
 def shown(keys: Sequence[str]) -> str:
@@ -36,8 +41,7 @@ def shown(keys: Sequence[str]) -> str:
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
     """The rows of a run's metrics; a half-written last line is left out."""
-    lines = (run / METRICS).read_text().splitlines()
-    return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
+    return read_rows(run / METRICS)
 
 
 def sampled_metrics(path: Path, count: int) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -26,6 +27,20 @@ def nodes(environ: Mapping[str, str] = os.environ) -> int:
     """Nodes of the job, 1 without one."""
     told = environ.get("SLURM_JOB_NUM_NODES", "") if job_id(environ) else ""
     return int(told) if told.isdigit() else 1
+
+
+def one_task_a_node(count: int, *options: str, environ: Mapping[str, str] = os.environ) -> list[str]:
+    """The `srun` that starts a command once on each of so many nodes of the job, with all cores of a task."""
+    each = environ.get("SLURM_CPUS_PER_TASK")
+    words = ["srun", f"--nodes={count}", f"--ntasks={count}", "--ntasks-per-node=1", *options]
+    return words + ([f"--cpus-per-task={each}"] if each else [])
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens at."""
+    with socket.socket() as one:
+        one.bind(("", 0))
+        return int(one.getsockname()[1])
 
 
 def memory_bytes(environ: Mapping[str, str] = os.environ) -> int:

@@ -9,7 +9,6 @@ Three ways:
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from sharding.companions import Found
 from sharding.errors import InputError
 from sharding.planes import Basis
 from sharding.readers import Array, RawCube
-from sharding.records import Body, sha256_file
+from sharding.records import Body, fsync, sha256_file
 from sharding.statistics import BLOCK_ROWS, Statistics, Survey, block_rows, blocks, strips
 from sharding.store import open_cube
 
@@ -80,7 +79,8 @@ class _Sink:
             grid = (self.array.shards[0] // self.array.chunks[0], across // self.array.chunks[2])
             write_shard(path, block_XHW[:, :, start : start + across], self.array.chunks, grid, self.packers)
             check_shard(path, math.prod(grid))
-            self.flushes.append(self.flusher.submit(flush, path))
+            # Begun while later ones are packed, it is not waited for at the end.
+            self.flushes.append(self.flusher.submit(fsync, path))
 
     def wait(self) -> None:
         """Raise what went wrong with the last block."""
@@ -131,12 +131,6 @@ def write_shard(
             offset += len(packed)
         index = np.array([places[corner] for corner in corners], "<u8").tobytes()
         file.write(index + google_crc32c.value(index).to_bytes(4, "little"))
-
-
-def flush(path: Path) -> None:
-    """Bring a file to the disk; begun while later ones are packed, it is not waited for at the end."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
 
 
 def check_shard(path: Path, chunks: int) -> None:

@@ -122,7 +122,8 @@ def _files(data: Path) -> list[Path]:
     return [data] if data.is_file() else sorted(path for path in data.rglob("*") if path.is_file())
 
 
-def _fsync(path: Path) -> None:
+def fsync(path: Path) -> None:
+    """Wait until a file or folder is on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -132,7 +133,7 @@ def _fsync(path: Path) -> None:
 
 def _settle(path: Path) -> list[Any]:
     """[size, sha256] of a file that is on the disk after this."""
-    _fsync(path)
+    fsync(path)
     return [path.stat().st_size, sha256_file(path)]
 
 
@@ -156,7 +157,7 @@ def _replace(temporary: Path, final: Path) -> None:
         shutil.rmtree(old)
     else:
         temporary.replace(final)
-    _fsync(final.parent)
+    fsync(final.parent)
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -166,7 +167,7 @@ def write_atomic(path: Path, content: bytes) -> None:
         temporary = temporary_path(path)
         try:
             temporary.write_bytes(content)
-            _fsync(temporary)
+            fsync(temporary)
             _replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -198,7 +199,7 @@ def publish(
     with ThreadPoolExecutor(HASHERS) as pool:
         files = dict(zip(names, pool.map(_settle, paths), strict=True))
     for folder in (path for path in (temporary, *temporary.rglob("*")) if path.is_dir()):
-        _fsync(folder)
+        fsync(folder)
     if check is not None:
         check(temporary)
     unit.record.unlink(missing_ok=True)
