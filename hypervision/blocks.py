@@ -71,11 +71,13 @@ class Attention(nn.Module):
         qkv = self.qkv(x_BHWD).unflatten(3, (3, self.num_heads, -1))
         side = (self.window, self.window) if self.window else (height, width)
         tables = relative_table(self.rel_pos_h, side[0]).to(qkv), relative_table(self.rel_pos_w, side[1]).to(qkv)
-        rows = [
-            torch.cat([self._windows(qkv[:, r, c], h, w, tables) for c, w in whole_and_rest(width, side[1])], 2)
-            for r, h in whole_and_rest(height, side[0])
-        ]
-        return self.proj(torch.cat(rows, 1))  # type: ignore[no-any-return]
+        rows, cols = whole_and_rest(height, side[0]), whole_and_rest(width, side[1])
+        attended = []
+        # Splits, not slices: the gradient of a slice is all zeros with the slice put in.
+        for row, (_, h) in zip(torch.split(qkv, [length for length, _ in rows], 1), rows, strict=True):
+            parts = zip(torch.split(row, [length for length, _ in cols], 2), cols, strict=True)
+            attended.append(torch.cat([self._windows(part, h, w, tables) for part, (_, w) in parts], 2))
+        return self.proj(torch.cat(attended, 1))  # type: ignore[no-any-return]
 
     def _windows(self, qkv_BHW3ND: Tensor, h: int, w: int, tables: tuple[Tensor, Tensor]) -> Tensor:
         """A part of the grid made of windows with h x w real tokens each; the rest of each window is padding."""
@@ -86,39 +88,55 @@ class Attention(nn.Module):
             _, key, value = self.qkv.bias.to(q).reshape(3, 1, heads, 1, dim)
             k = torch.cat([k, key.expand(len(k), -1, -1, -1)], 2)
             v = torch.cat([v, value.expand(len(v), -1, -1, -1)], 2)
-        step = max(1, MASK_BYTES // (k.shape[0] * heads * w * k.shape[2] * k.element_size()))
+        step = min(h, max(1, MASK_BYTES // (k.shape[0] * heads * w * k.shape[2] * k.element_size())))
         parts = []
-        for start in range(0, h, step):
-            some = q[:, :, start * w : (start + step) * w]
-            bias = _bias(some.unflatten(2, (-1, w)), tables[0][start : min(start + step, h)], tables[1][:w], (h, w))
-            parts.append(F.scaled_dot_product_attention(some, k, v, attn_mask=bias))
+        for some, table_h in zip(torch.split(q, step * w, 2), torch.split(tables[0][:h], step), strict=True):
+            bias = _bias(some.reshape(*some.shape[:2], -1, w, dim), table_h, tables[1][:w], (h, w))
+            parts.append(_attend(some, k, v, bias))
         out = parts[0] if len(parts) == 1 else torch.cat(parts, 2)
         out = out.reshape(batch, height // h, width // w, heads, h, w, dim).permute(0, 1, 4, 2, 5, 3, 6)
         return out.reshape(batch, height, width, heads * dim)
 
 
-def _bias(q_BNhwC: Tensor, table_hKC: Tensor, table_wKC: Tensor, real_hw: tuple[int, int]) -> Tensor:
-    """Relative-position bias [B, N, queries, keys]; the last key stands for all padded ones, if there are any.
+def _attend(q_BNLC: Tensor, k_BNMC: Tensor, v_BNMC: Tensor, bias_BNLM: Tensor) -> Tensor:
+    """Scaled dot-product attention; on a CPU nothing fused has a gradient for the bias, and plain is faster there."""
+    if q_BNLC.device.type != "cpu" or not bias_BNLM.requires_grad or torch.compiler.is_compiling():
+        return F.scaled_dot_product_attention(q_BNLC, k_BNMC, v_BNMC, attn_mask=bias_BNLM)
+    q, k, v, bias = (one.flatten(0, 1) for one in (q_BNLC, k_BNMC, v_BNMC, bias_BNLM))
+    score = torch.baddbmm(bias, q, k.transpose(1, 2), alpha=q.shape[2] ** -0.5)
+    return (score.softmax(2) @ v).reshape(*q_BNLC.shape[:3], -1)
 
-    Its bias is the log of the sum over the padded places, which are the rows below the real ones and, beside
-    those, the columns.
-    """
+
+def _bias(q_BNhwC: Tensor, table_hKC: Tensor, table_wKC: Tensor, real_hw: tuple[int, int]) -> Tensor:
+    """Relative-position bias [B, N, queries, keys]; the last key stands for all padded ones, if there are any."""
     h, w = real_hw
     bias_h = torch.einsum("bnhwc,hkc->bnhwk", q_BNhwC, table_hKC).flatten(2, 3)
     bias_w = torch.einsum("bnhwc,wkc->bnhwk", q_BNhwC, table_wKC).flatten(2, 3)
-    real = (bias_h[..., :h, None] + bias_w[..., None, :w]).flatten(3)
     if bias_h.shape[-1] == h and bias_w.shape[-1] == w:
-        return real
-    below = bias_h[..., h:].logsumexp(-1) + bias_w.logsumexp(-1)
-    beside = bias_h[..., :h].logsumexp(-1) + bias_w[..., w:].logsumexp(-1)
-    return torch.cat([real, torch.logaddexp(below, beside)[..., None]], 3)
+        return (bias_h[..., None] + bias_w[..., None, :]).flatten(3)
+    real_h, _ = torch.split(bias_h, [h, bias_h.shape[-1] - h], 3)
+    real_w, _ = torch.split(bias_w, [w, bias_w.shape[-1] - w], 3)
+    real = (real_h[..., None] + real_w[..., None, :]).flatten(3)
+    return torch.cat([real, _padded(bias_h, bias_w, h, w).to(real)], 3)
 
 
-def whole_and_rest(length: int, side: int) -> list[tuple[slice, int]]:
-    """A length as whole windows and what is left: (where, side of its windows)."""
+def _padded(bias_h: Tensor, bias_w: Tensor, h: int, w: int) -> Tensor:
+    """Log of the sum over the padded places of a window, which are the rows below the real ones and, beside those,
+    the columns: [B, N, queries, 1].
+    """
+    top_h, top_w = bias_h.detach().amax(3, keepdim=True), bias_w.detach().amax(3, keepdim=True)
+    wide = torch.promote_types(bias_h.dtype, torch.float32)
+    share_h, share_w = (bias_h - top_h).to(wide).exp(), (bias_w - top_w).to(wide).exp()
+    real_h, below = (one.sum(3, keepdim=True) for one in torch.split(share_h, [h, share_h.shape[3] - h], 3))
+    _, beside = (one.sum(3, keepdim=True) for one in torch.split(share_w, [w, share_w.shape[3] - w], 3))
+    total = below * share_w.sum(3, keepdim=True) + real_h * beside
+    return total.clamp_min(torch.finfo(total.dtype).tiny).log() + top_h + top_w
+
+
+def whole_and_rest(length: int, side: int) -> list[tuple[int, int]]:
+    """A length as whole windows and what is left: (length, side of its windows)."""
     whole = length // side * side
-    parts = [(slice(0, whole), side), (slice(whole, length), length - whole)]
-    return [(where, size) for where, size in parts if where.stop > where.start]
+    return [(part, size) for part, size in ((whole, side), (length - whole, length - whole)) if part]
 
 
 class Mlp(nn.Module):
@@ -132,7 +150,10 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply to the last axis."""
-        return self.lin2(self.act(self.lin1(x)))  # type: ignore[no-any-return]
+        hidden = self.lin1(x)
+        if type(self.act) is nn.GELU and self.act.approximate == "none" and not torch.is_grad_enabled():
+            return self.lin2(torch.ops.aten.gelu_(hidden))  # type: ignore[no-any-return]  # no second large tensor
+        return self.lin2(self.act(hidden))  # type: ignore[no-any-return]
 
 
 class Block(nn.Module):
@@ -169,8 +190,9 @@ class PatchMerging(nn.Module):
     def forward(self, x_BHWD: Tensor) -> Tensor:
         """Return the grid with half the side (an odd side is padded with zeros)."""
         x_BHWD = F.pad(x_BHWD, (0, 0, 0, x_BHWD.shape[2] % 2, 0, x_BHWD.shape[1] % 2))
-        corners = [x_BHWD[:, i::2, j::2] for i, j in ((0, 0), (1, 0), (0, 1), (1, 1))]
-        return self.reduction(self.norm(torch.cat(corners, -1)))  # type: ignore[no-any-return]
+        batch, height, width, dim = x_BHWD.shape
+        corners = x_BHWD.reshape(batch, height // 2, 2, width // 2, 2, dim).permute(0, 1, 3, 4, 2, 5)  # columns first
+        return self.reduction(self.norm(corners.flatten(3)))  # type: ignore[no-any-return]
 
 
 def position_code(height: int, width: int, dim: int, gsd_B: Tensor) -> Tensor:
@@ -180,11 +202,11 @@ def position_code(height: int, width: int, dim: int, gsd_B: Tensor) -> Tensor:
 
     def side(count: int) -> Tensor:
         angle = torch.arange(count, device=gsd_B.device)[None, :, None] * gsd_B.double()[:, None, None] * omega
-        return torch.cat([angle.sin(), angle.cos()], -1)
+        return torch.cat([angle.sin(), angle.cos()], -1).float()
 
     cols = side(width)[:, None].expand(-1, height, -1, -1)
     rows = side(height)[:, :, None].expand(-1, -1, width, -1)
-    return torch.cat([cols, rows], -1).float()
+    return torch.cat([cols, rows], -1)
 
 
 class PositionMlp(nn.Module):

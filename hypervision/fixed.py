@@ -17,7 +17,8 @@ from hypervision.bands import BLOCK_NM, POINT_NM, RULES, TOLERANCE_NM
 from hypervision.blocks import position_code
 from hypervision.encoder import run_blocks
 from hypervision.model import HyperModel
-from hypervision.spectral import embed_camera, shape_cube
+from hypervision.patches import embed_patches
+from hypervision.spectral import shape_cube
 
 NORMALISATION = {
     "public": "divide each cube by its maximum; set invalid pixels to 0",
@@ -60,7 +61,7 @@ class FixedEncoder(nn.Module):
             count_B = torch.full((cube_BCHW.shape[0],), self.plan.bands, device=cube_BCHW.device)
             cube_BCHW, bright_Bhw = shape_cube(cube_BCHW, count_B, self.patch)
             extra = bright_Bhw[..., None] * self.log_brightness
-        tokens_BHWD = embed_camera(cube_BCHW, self.plan.mixture, self.weight, self.bias, self.patch)
+        tokens_BHWD = embed_patches(cube_BCHW, self.plan.mixture, self.weight, self.bias, self.patch)
         merges = dict(zip(self.merge_blocks, self.merges, strict=True))
         return run_blocks(tokens_BHWD + extra + self.place, self.blocks, self.tap_blocks, merges, self.neck)
 

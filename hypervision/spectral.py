@@ -9,15 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hypervision.bands import POINT_NM, Mixture, Plan
+from hypervision.bands import Mixture, Plan
+from hypervision.patches import embed_camera, mix_kernels
 
 SHAPE_EPS = 1e-4
 MEAN_PAIRS = 40.0
 KEPT_CAMERAS = 4
-PIECE_BYTES = 16 << 20
 
 
 def shape_cube(cube_BCHW: Tensor, count_B: Tensor, patch: int) -> tuple[Tensor, Tensor]:
@@ -33,40 +32,9 @@ def shape_cube(cube_BCHW: Tensor, count_B: Tensor, patch: int) -> tuple[Tensor, 
     scale_B11 = mean_Bhw.abs().mean((1, 2), keepdim=True).clamp_min(1e-20)
     floor_Bhw = torch.maximum(mean_Bhw, SHAPE_EPS * scale_B11)
     dark_Bhw = mean_Bhw <= SHAPE_EPS * scale_B11
-    shape = tiles / floor_Bhw[:, None, :, None, :, None] - 1
-    shape = shape.masked_fill(dark_Bhw[:, None, :, None, :, None], 0.0)
+    shape = (tiles / floor_Bhw[:, None, :, None, :, None]).sub_(1)
+    shape.masked_fill_(dark_Bhw[:, None, :, None, :, None], 0.0)
     return shape.reshape(cube_BCHW.shape), (floor_Bhw / scale_B11).log()
-
-
-def camera_channels(cube_BCHW: Tensor, mixture: Mixture) -> Tensor:
-    """The channels of a mixture: bands, or means of neighbouring ones."""
-    sizes = [len(group) for group in mixture.channels]
-    bands = [band for group in mixture.channels for band in group]
-    if bands == list(range(cube_BCHW.shape[1])) and max(sizes) == 1:
-        return cube_BCHW
-    picked = cube_BCHW[:, bands]
-    if max(sizes) == 1:
-        return picked
-    group = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes)).to(cube_BCHW.device)
-    shape = (cube_BCHW.shape[0], len(sizes), *cube_BCHW.shape[2:])
-    total = picked.new_zeros(shape).index_add(1, group, picked)
-    return total / torch.tensor(sizes, device=total.device)[:, None, None]
-
-
-def embed_camera(cube_BCHW: Tensor, mixture: Mixture, weight_DX: Tensor, bias_D: Tensor, patch: int) -> Tensor:
-    """Tokens [B, h, w, D] of cubes of one camera.
-
-    As a multiply (a convolution of this stride takes up to twice as long on a CPU), some rows of tokens at a time,
-    since fresh memory for all patches costs as much as copying them.
-    """
-    h, w = cube_BCHW.shape[2] // patch, cube_BCHW.shape[3] // patch
-    step = max(1, PIECE_BYTES // (len(cube_BCHW) * w * weight_DX.shape[1] * 4))
-    parts = []
-    for start in range(0, h, step):
-        some = camera_channels(cube_BCHW[:, :, start * patch : (start + step) * patch], mixture)
-        tiles = some.reshape(*some.shape[:2], -1, patch, w, patch)
-        parts.append(F.linear(tiles.permute(0, 2, 4, 1, 3, 5).flatten(3), weight_DX, bias_D))
-    return torch.cat(parts, 1)
 
 
 class SpectralEmbedding(nn.Module):
@@ -125,20 +93,6 @@ class SpectralEmbedding(nn.Module):
 
     def _mix(self, point_DTpp: Tensor, block_DTpp: Tensor, mixture: Mixture) -> Tensor:
         """Sum the kernels that meet the same channel: [D, K, p, p]."""
-        keys = len(POINT_NM)
-        mixed = point_DTpp.new_zeros(point_DTpp.shape[0], len(mixture.channels), *point_DTpp.shape[2:])
+        # In shape mode a mean over the kernels, not a sum: many bands must not give larger tokens.
         amount = MEAN_PAIRS / mixture.amount if self.input_mode == "shape" else 1.0
-        triples = list(zip(mixture.kernel, mixture.channel, mixture.weight, strict=True))
-        for bank, part in (
-            (point_DTpp, [row for row in triples if row[0] < keys]),
-            (block_DTpp, [(row[0] - keys, *row[1:]) for row in triples if row[0] >= keys]),
-        ):
-            if not part:
-                continue
-            kernel, channel, weight = (torch.tensor(column, device=bank.device) for column in zip(*part, strict=True))
-            some = bank.index_select(1, kernel)
-            if amount != 1.0 or any(row[2] != 1.0 for row in part):
-                # In shape mode a mean over the kernels, not a sum: many bands must not give larger tokens.
-                some = some * (weight.to(some) * amount)[:, None, None]
-            mixed = mixed.index_add(1, channel, some)
-        return mixed
+        return mix_kernels(point_DTpp, block_DTpp, mixture, amount)
