@@ -38,6 +38,39 @@ def loader(
 
 
 @bench.command()
+def real(
+    words: Words = None,
+    model: Annotated[list[str] | None, typer.Option(help="weights as NAME=FILE, as often as you like")] = None,
+    shots: Annotated[int, typer.Option(help="labelled pixels a class")] = 5,
+    draws: Annotated[int, typer.Option(help="choices of them; halves of the scene take turns")] = 8,
+    pixels: Annotated[int, typer.Option(help="pixels of the scene along a side of a patch (enlarged until then)")] = 2,
+    json_only: Annotated[bool, typer.Option("--json", help="every draw, for programs")] = False,
+) -> None:
+    """Weights against doing without, on labelled scenes of one's own (`train: false` and `truth:` in the recipe)."""
+    from pipeline.bench_real import as_json, bench_real, show
+    from pipeline.config import load_config
+    from pipeline.console import StageProgress, console
+    from sharding.errors import ConfigError
+    from sharding.stage import RunOptions
+
+    pairs = [word.partition("=") for word in model or []]
+    if not words or not pairs or not all(name and path for name, _, path in pairs) or min(shots, draws, pixels) < 1:
+        raise ConfigError("a recipe with labelled scenes and at least one --model NAME=FILE are needed, numbers from 1")
+    console.quiet = json_only
+    progress = StageProgress()
+    try:
+        weights = {name: Path(path).expanduser() for name, _, path in pairs}
+        config = load_config(words[0], words[1:])
+        told = bench_real(config, weights, shots, draws, pixels, RunOptions(progress=progress))
+    finally:
+        progress.close()
+    if json_only:
+        typer.echo(as_json(told))
+    else:
+        show(told)
+
+
+@bench.command()
 def learning(
     words: Words = None,
     seeds: Annotated[str, typer.Option(help="corpora and starts, by comma")] = "0,1,2",

@@ -47,6 +47,7 @@ SENSORS = ("training", "unseen")
 ROWS: dict[str, list[str]] = {
     "all": [],
     "all-smooth": ["model.kernels=smooth", "pretrain.layer_decay=0.6"],
+    "all-even": ["model.kernels=even"],
     **{f"{term}-alone": words for term, words in ALONE.items()},
     "ids-shuffled": ["pretrain.sample.shuffle_materials=true"],
 }
@@ -57,6 +58,8 @@ CHOICES: dict[str, list[str]] = {
     "temperature-0.2": ["pretrain.objective.temperature=0.2"],
     "contrast-0.5": ["pretrain.objective.contrast=0.5"],
     "spectra-1.0": ["pretrain.objective.spectra=1.0"],
+    "pool-0": ["pretrain.objective.pool_power=0"],
+    "pool-1": ["pretrain.objective.pool_power=1"],
     "bands-10-28": ["pretrain.sample.bands_min=10", "pretrain.sample.bands_max=28"],
 }
 # What `all` must hold over the strongest random start: mean over the seeds, and each seed (the trial's margins).
@@ -233,7 +236,7 @@ def show(told: Learning) -> bool:
     table(title, ["score", "wanted", "seeds", "mean", "holds"], rows)
     rows = [
         [row, *(f"{float(np.mean(told.margins(score, row, 'random-smooth'))):+.3f}" for score in SCORES)]
-        for row in ("all", "all-smooth")
+        for row in ("all", "all-smooth", "all-even")
         if row in told.scores and "random-smooth" in told.scores
     ]
     title = "Over a smooth random start, which is stronger inside a scene (mean over seeds, nothing is wanted of it)"

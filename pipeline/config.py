@@ -98,6 +98,7 @@ class Config:
         """
         self.pseudolabel.check()
         self.teacher.check()
+        self.model.check()
         self.pretrain.check(self.pretrain.ranks or default_ranks())
 
     def yaml(self) -> str:

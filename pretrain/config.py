@@ -14,6 +14,7 @@ from sharding.order import MixingConfig
 
 LOGIC = 3
 PRECISIONS = ("fp32", "bf16", "fp16")
+KERNELS = ("rough", "smooth", "even")
 TERMS = ("contrast", "masks", "distil", "spectra")  # of the objective; each has its weight in `ObjectiveConfig`
 
 
@@ -21,8 +22,9 @@ TERMS = ("contrast", "masks", "distil", "spectra")  # of the objective; each has
 class ModelConfig:
     """The student by name; any field of `hypervision.sizes.ModelSize` in `options`; weights to start from.
 
-    `kernels` of a start from nothing: "rough" (every pixel of a patch drawn alone, as in the public code), or "smooth"
-    (one draw a band for the whole patch, a tenth as much for each pixel), which begins with the mean of a patch.
+    `kernels` of a start from nothing: "rough" (every pixel of a patch drawn alone, as in the public code), "smooth"
+    (one draw a band for the whole patch, a tenth as much for each pixel), which begins with the mean of a patch, or
+    "even" (one draw a band, and one step for all pixels), which stays with it: spectra without texture.
     """
 
     name: str = "hypervision_base"
@@ -30,6 +32,15 @@ class ModelConfig:
     kernels: str = "rough"
     checkpoint: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """Refuse kernels that there are not.
+
+        Raises:
+            ConfigError: naming those that there are.
+        """
+        if self.kernels not in KERNELS:
+            raise ConfigError(f"model.kernels {self.kernels!r} is not one of {', '.join(KERNELS)}")
 
 
 @dataclass
@@ -52,13 +63,16 @@ class SampleConfig:
 
 @dataclass
 class ObjectiveConfig:
-    """Weights of the terms (0 switches one off) and the temperature of the contrast."""
+    """Weights of the terms (0 switches one off), the temperature of the contrast, and the power of a token's share in
+    a mask by which it counts in the mask's mean (0 = all that the mask touches alike).
+    """
 
     contrast: float = 1.0
     masks: float = 0.5
     distil: float = 0.3
     spectra: float = 0.5
     temperature: float = 0.1
+    pool_power: float = 2.0
     focal_weight: float = 20.0
     dice_weight: float = 1.0
 
@@ -127,6 +141,8 @@ class PretrainConfig:
             raise ConfigError("pretrain.pictures_every and probe_every must be 0 or more, probe_scenes at least 1")
         if min(self.steps, self.save_every, self.micro_batch) < 1:
             raise ConfigError("pretrain.steps, save_every and micro_batch must be at least 1")
+        if self.objective.pool_power < 0 or self.objective.temperature <= 0:
+            raise ConfigError("pretrain.objective.pool_power must be 0 or more, temperature above 0")
         if not 0 < self.layer_decay <= 1 or not 0 <= self.ema < 1:
             raise ConfigError("pretrain.layer_decay must be above 0 and at most 1, ema at least 0 and below 1")
         self.loader.check()

@@ -22,9 +22,9 @@ SPECTRA_BETA = 0.25
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def pool_masks(map_BDhw: Tensor, coverage_BMhw: Tensor) -> Tensor:
-    """Mean feature of each mask, tokens weighted by squared coverage: [B, M, D], unit length."""
-    weight = coverage_BMhw.pow(2)
+def pool_masks(map_BDhw: Tensor, coverage_BMhw: Tensor, power: float = 2.0) -> Tensor:
+    """Mean feature of each mask, tokens weighted by a power of their coverage: [B, M, D], unit length."""
+    weight = coverage_BMhw.pow(power) * (coverage_BMhw > 0)
     pooled = torch.einsum("bmhw,bdhw->bmd", weight, map_BDhw.float())
     return F.normalize(pooled / weight.sum((2, 3)).clamp_min(1e-6)[..., None], dim=-1)
 
@@ -129,7 +129,7 @@ class PretrainModel(nn.Module):
             predicted = self._predict(maps[-1], batch, use_boxes) if self.config.masks else None
         terms: dict[str, Tensor] = {}
         if semantic is not None:
-            pooled = pool_masks(semantic, batch.coverage)
+            pooled = pool_masks(semantic, batch.coverage, self.config.pool_power)
             terms["contrast"] = material_contrast(pooled, batch.material, self.config.temperature)
         if predicted is not None:
             target = F.interpolate(batch.masks, predicted[0].shape[-2:], mode="area")

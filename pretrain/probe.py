@@ -34,7 +34,10 @@ FEW = 5
 
 @dataclass(frozen=True)
 class ProbeScene:
-    """A held-out scene with its truth: cube [C, H, W] of the good bands, their wavelengths, ids per pixel."""
+    """A held-out scene with its truth: cube [C, H, W] of the good bands, their wavelengths, ids per pixel.
+
+    `maximum` is what models of input mode "public" divide by, for a part of a scene; None = the cube's own.
+    """
 
     sensor: str
     cube_CHW: Array
@@ -42,6 +45,7 @@ class ProbeScene:
     gsd_m: float
     instances: Array
     materials: Array
+    maximum: float | None = None
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,8 @@ def feature_maps(model: HyperModel, scenes: Sequence[ProbeScene], batch: int = 8
         group = scenes[start : start + batch]
         cube = torch.from_numpy(np.stack([scene.cube_CHW for scene in group])).to(next(model.parameters()).device)
         if model.size.input_mode == "public":
-            cube = cube / cube.amax((1, 2, 3), keepdim=True).clamp_min(1e-20)
+            own = [scene.cube_CHW.max() if scene.maximum is None else scene.maximum for scene in group]
+            cube = cube / torch.tensor(own, dtype=cube.dtype, device=cube.device).clamp_min(1e-20)[:, None, None, None]
         wl = tuple(group[0].wl_C.tolist())
         seen: list[Tensor] = []
         hook = model.image_encoder.blocks[0].register_forward_pre_hook(lambda _, given, to=seen: to.append(given[0]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from hypervision import HyperModel, create_model
 from pretrain.config import RunSpec
@@ -12,8 +13,10 @@ def build_student(spec: RunSpec) -> HyperModel:
     """The student with its starting weights."""
     torch.manual_seed(spec.seed)
     model = create_model(spec.model.name, spec.model.checkpoint, input_mode=spec.model.input_mode, **spec.model.options)
-    if spec.model.kernels == "smooth" and spec.model.checkpoint is None:
-        smooth_kernels(model)
+    if spec.model.kernels != "rough" and spec.model.checkpoint is None:
+        smooth_kernels(model, 0.1 if spec.model.kernels == "smooth" else 0.0)
+    if spec.model.kernels == "even":
+        hold_even(model)
     model.image_encoder.checkpointing = spec.pretrain.recompute
     if spec.pretrain.compile:
         model.compile_blocks()
@@ -21,7 +24,18 @@ def build_student(spec: RunSpec) -> HyperModel:
 
 
 @torch.no_grad()
-def smooth_kernels(model: HyperModel) -> None:
-    """Kernels that begin as one number a band for the whole patch, and a tenth as much for each pixel."""
-    for bank in (model.image_encoder.point_spectral_weight_bank_w, model.image_encoder.block_spectral_weight_bank_w):
-        bank.copy_(bank[..., :1, :1] + 0.1 * bank)
+def smooth_kernels(model: HyperModel, detail: float = 0.1) -> None:
+    """Kernels that begin as one number a band for the whole patch, and a share of as much for each pixel."""
+    for bank in _banks(model):
+        bank.copy_(bank[..., :1, :1] + detail * bank)
+
+
+def hold_even(model: HyperModel) -> None:
+    """All pixels of a patch take the same step: kernels that are one number a band stay so."""
+    for bank in _banks(model):
+        bank.register_hook(lambda slope: slope.mean((2, 3), keepdim=True).expand_as(slope))  # type: ignore[no-untyped-call]
+
+
+def _banks(model: HyperModel) -> tuple[Tensor, Tensor]:
+    encoder = model.image_encoder
+    return encoder.point_spectral_weight_bank_w, encoder.block_spectral_weight_bank_w

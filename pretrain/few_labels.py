@@ -1,0 +1,150 @@
+"""A labelled scene, a few labelled pixels a class from one half of it, scored on the other half.
+
+What a backbone is worth on a real scene, where labels are few and neighbours alike: labels come from one half, the
+other half is classified pixel by pixel, so that nobody is scored beside what was told. Draws take the four halves in
+turn (left, right, upper, lower). All features get the same pixels and the same linear probe.
+
+A patch is much larger than a pixel of a scene from far away, so cubes are enlarged until it covers few of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from scipy.ndimage import uniform_filter
+
+from hypervision import HyperModel
+from pretrain.baselines import COMPONENTS
+from pretrain.probe import ProbeScene, feature_maps, fit_linear, macro_accuracy
+
+Array = NDArray[Any]
+NEIGHBOURS = 5  # side of the mean of spectra that nets, which see neighbours, are compared with
+TAPS = ("final", "embedding", "concat")
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Numbers of the pixels that teach, and of those that test."""
+
+    teach: Array
+    test: Array
+
+
+def draws(labels_HW: Array, shots: int, count: int, seed: int) -> list[Draw]:
+    """So many labelled pixels a class from a half, and all of the other half; classes that both halves have.
+
+    Raises:
+        ValueError: no half has two classes that can be taught and asked.
+    """
+    halves = list(_halves(*labels_HW.shape))
+    flat = labels_HW.ravel()
+    found = []
+    for number in range(count):
+        rng = np.random.default_rng([seed, number])
+        inside = halves[number % len(halves)].ravel()
+        kinds = [
+            kind for kind in np.unique(flat[flat > 0])
+            if ((flat == kind) & inside).sum() >= shots and ((flat == kind) & ~inside).any()
+        ]  # fmt: skip
+        if len(kinds) > 1:
+            own = [rng.choice(np.flatnonzero((flat == kind) & inside), shots, replace=False) for kind in kinds]
+            found.append(Draw(np.concatenate(own), np.flatnonzero(np.isin(flat, kinds) & ~inside)))
+    if not found:
+        raise ValueError(f"no half of the scene has two classes of {shots} pixels which the other half has too")
+    return found
+
+
+def _halves(height: int, width: int) -> Iterator[Array]:
+    rows, cols = np.mgrid[:height, :width]
+    yield from (cols < width // 2, cols >= width // 2, rows < height // 2, rows >= height // 2)
+
+
+def score(feature_ND: Array, labels_HW: Array, drawn: Sequence[Draw]) -> list[float]:
+    """Mean accuracy over classes of a linear probe, for each draw."""
+    flat = labels_HW.ravel().astype(np.int64)
+    found = []
+    for one in drawn:
+        predict = fit_linear(feature_ND[one.teach], flat[one.teach], int(flat.max()) + 1)
+        found.append(macro_accuracy(predict(feature_ND[one.test]), flat[one.test]))
+    return found
+
+
+def pixel_features(model: HyperModel, scene: ProbeScene, pixels: int = 2) -> dict[str, Array]:
+    """Features [H * W, D] of every pixel from each tap ("concat": embedding and last tap side by side).
+
+    The scene is enlarged until a side of a patch covers so many `pixels` of it, and cut into windows of the model's
+    own size, the last ones moved inwards.
+    """
+    patch, side = model.size.patch_size, model.size.image_size
+    zoom = max(1, patch // pixels)
+    near = max(side // zoom, 1)
+    height, width = scene.cube_CHW.shape[1:]
+    cube = np.pad(scene.cube_CHW, ((0, 0), (0, max(near - height, 0)), (0, max(near - width, 0))), mode="symmetric")
+    found: dict[str, Array] = {}
+    for y in _starts(cube.shape[1], near):
+        for x in _starts(cube.shape[2], near):
+            for tap, map_DHW in _window(model, scene, cube[:, y : y + near, x : x + near], zoom).items():
+                whole = found.setdefault(tap, np.zeros((map_DHW.shape[0], *cube.shape[1:]), np.float32))
+                whole[:, y : y + near, x : x + near] = map_DHW
+    found = {tap: np.ascontiguousarray(one[:, :height, :width].reshape(len(one), -1).T) for tap, one in found.items()}
+    scaled = [found[tap] / (found[tap].std() + 1e-9) for tap in ("embedding", "final")]
+    return {**found, "concat": np.concatenate(scaled, 1)}
+
+
+def _starts(length: int, side: int) -> list[int]:
+    return sorted({*range(0, length - side + 1, side), length - side})
+
+
+def _window(model: HyperModel, scene: ProbeScene, cube_CHW: Array, zoom: int) -> dict[str, Array]:
+    """Feature maps of a window, enlarged, encoded, and brought back to its pixels: [D, H, W] per tap."""
+    height, width = cube_CHW.shape[1:]
+    near = torch.from_numpy(np.ascontiguousarray(cube_CHW, np.float32))[None]
+    large, patch = F.interpolate(near, scale_factor=zoom, mode="bilinear"), model.size.patch_size
+    large = F.pad(large, (0, -large.shape[3] % patch, 0, -large.shape[2] % patch), mode="replicate")[0]
+    most = float(scene.cube_CHW.max())
+    one = replace(scene, cube_CHW=large.numpy(), gsd_m=scene.gsd_m / zoom, maximum=most)
+    found = {}
+    for tap, token_ND in feature_maps(model, [one])[0].items():
+        # A merging backbone has fewer tokens in its last tap than in its embedding.
+        ratio = round((large.shape[1] * large.shape[2] / patch**2 / len(token_ND)) ** 0.5)
+        rows, cols = (-(-length // patch // ratio) for length in large.shape[1:])
+        map_1Dhw = torch.from_numpy(token_ND.T.reshape(1, -1, rows, cols))
+        size = [count * patch * ratio // zoom for count in (rows, cols)]
+        map_1DHW = F.interpolate(map_1Dhw, size=size, mode="bilinear")
+        found[tap] = map_1DHW[0, :, :height, :width].numpy()
+    return found
+
+
+def spectra_rows(scene: ProbeScene) -> dict[str, Array]:
+    """What needs no net: the spectra as they are, over their own mean, of a neighbourhood, and in principal components
+    of all pixels (of which the last hold noise, and count as much as the first in a probe that scales its input).
+    """
+
+    def shaped(cube_CHW: Array) -> Array:
+        mean = cube_CHW.mean(0)
+        return np.asarray(cube_CHW / np.maximum(mean, 1e-4 * max(float(np.abs(mean).mean()), 1e-20)) - 1)
+
+    near = uniform_filter(scene.cube_CHW.astype(np.float32), (0, NEIGHBOURS, NEIGHBOURS), mode="reflect")
+    return {
+        "spectra": _by_pixel(scene.cube_CHW),
+        "shape spectra": _by_pixel(shaped(scene.cube_CHW)),
+        "shape spectra, components": _principal(_by_pixel(shaped(scene.cube_CHW))),
+        f"shape spectra, mean of {NEIGHBOURS} x {NEIGHBOURS}": _by_pixel(shaped(near)),
+    }
+
+
+def _by_pixel(cube_CHW: Array) -> Array:
+    return np.ascontiguousarray(cube_CHW.reshape(len(cube_CHW), -1).T, np.float32)
+
+
+def _principal(spectrum_NC: Array) -> Array:
+    """The first principal components of all pixels: [N, components]."""
+    pixel_NC = spectrum_NC.astype(np.float64) - spectrum_NC.mean(0, dtype=np.float64)
+    _, parts = np.linalg.eigh(pixel_NC.T @ pixel_NC)
+    return np.asarray(pixel_NC @ parts[:, ::-1][:, :COMPONENTS], np.float32)
