@@ -1,9 +1,10 @@
 """Few labels on a real scene, Indian Pines: `python benchmarks/real.py DATA WORKDIR NAME=model.safetensors ...`.
 
-DATA holds `Indian_pines_corrected.npy` (145 x 145 x 200, AVIRIS) and `Indian_pines_gt.npy` (16 classes), which the package
-tensorly carries: `pip download --no-deps tensorly==0.10.0`, unpack `tensorly/datasets/data`. No wavelengths come with
-them: 220 even steps from 400 to 2500 nm less the 20 bands that are left out of the corrected cube (104-108, 150-163, 220)
-are a guess, good to some nanometres. Everything else is `hypervision bench real`, on a recipe written here.
+DATA holds `Indian_pines_corrected.npy` (145 x 145 x 200, AVIRIS) and `Indian_pines_gt.npy` (16 classes), which the
+package tensorly carries: `pip download --no-deps tensorly==0.10.0`, unpack `tensorly/datasets/data`. No wavelengths
+come with them: 220 even steps from 400 to 2500 nm less the 20 bands that are left out of the corrected cube (104-108,
+150-163, 220) are a guess, good to some nanometres. Everything else is `hypervision bench real`, on a recipe that is
+written here.
 """
 
 from __future__ import annotations
