@@ -59,7 +59,7 @@ def test_a_loss_falls_by_its_ends(tmp_path):
 
 def test_unknown_rows_are_refused_with_those_that_there_are(cli):
     code, _, err = cli("bench", "learning", "--rows", "magic")
-    assert code == 2 and "rows are all, all-smooth, contrast-alone" in err
+    assert code == 2 and "rows are all, all-smooth, all-even, contrast-alone" in err
 
 
 @pytest.mark.slow
