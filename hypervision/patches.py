@@ -142,6 +142,11 @@ def mix_kernels(point_DTpp: Tensor, block_DTpp: Tensor, mixture: Mixture, amount
     return mixed
 
 
+def _kernel(point_DTpp: Tensor, block_DTpp: Tensor, number: int) -> Tensor:
+    """A view of a kernel by its number in a mixture."""
+    return point_DTpp[:, number] if number < len(POINT_NM) else block_DTpp[:, number - len(POINT_NM)]
+
+
 class _Mix(torch.autograd.Function):
     """`mix_kernels` pair by pair, without copies of the kernels between banks and channels."""
 
@@ -150,7 +155,7 @@ class _Mix(torch.autograd.Function):
         ctx.pairs, ctx.shapes = pairs, (point.shape, block.shape)
         mixed, begun = kept_empty((point.shape[0], channels, *point.shape[2:]), point), set()
         for kernel, channel, weight in pairs:
-            some = point[:, kernel] if kernel < len(POINT_NM) else block[:, kernel - len(POINT_NM)]
+            some = _kernel(point, block, kernel)
             if channel in begun:
                 mixed[:, channel].add_(some, alpha=weight)
             else:
@@ -163,6 +168,5 @@ class _Mix(torch.autograd.Function):
     def backward(ctx: Any, mixed_DKpp: Tensor) -> tuple[Tensor | None, ...]:
         point, block = (kept_zeros(shape, mixed_DKpp) for shape in ctx.shapes)
         for kernel, channel, weight in ctx.pairs:
-            some = point[:, kernel] if kernel < len(POINT_NM) else block[:, kernel - len(POINT_NM)]
-            some.add_(mixed_DKpp[:, channel], alpha=weight)
+            _kernel(point, block, kernel).add_(mixed_DKpp[:, channel], alpha=weight)
         return point, block, None, None

@@ -22,12 +22,11 @@ from pipeline.config import Config
 from pipeline.console import console, table
 from pipeline.stages import run_stage
 from pretrain.few_labels import TAPS, Draw, draws, pixel_features, score, spectra_rows
+from pretrain.heldout import ingested, labelled_part
 from pretrain.probe import ProbeScene, random_nets
 from sharding.errors import ConfigError, InputError
-from sharding.ingest import cube_paths
-from sharding.records import find_records, read_record, write_atomic
+from sharding.records import write_atomic
 from sharding.stage import RunOptions
-from sharding.store import open_cube
 
 
 @dataclass
@@ -65,16 +64,10 @@ def labelled_scenes(config: Config) -> list[tuple[str, ProbeScene]]:
     """
     found = []
     for dataset in (one.name for one in config.datasets if not one.train):
-        records = sorted(find_records(config.work / "cubes" / f"{dataset}.records"))
-        for scene in [path.stem for path in records if read_record(path).done]:
-            cube = open_cube(cube_paths(config.work, dataset, scene)[0])
+        for scene, cube in ingested(config.work, dataset).items():
             labels = cube.labels()
-            if labels is None:
-                continue
-            labels = labels * cube.valid()
-            pixels_CHW = np.asarray(cube.window().physical(cube.good_band) * cube.valid(), np.float32)
-            wl_C, gsd_m = cube.wavelength_nm[cube.good_band], float(cube.attrs["gsd_m"])
-            found.append((f"{dataset}/{scene}", ProbeScene(dataset, pixels_CHW, wl_C, gsd_m, labels, labels)))
+            if labels is not None:
+                found.append((f"{dataset}/{scene}", labelled_part(cube, dataset, labels * cube.valid())))
     if not found:
         raise InputError(
             "no dataset with `train: false` has a label map pixel on pixel over its cubes; name one with `truth:` in "
@@ -106,12 +99,19 @@ class _Task:
 
 def _strongest(model: HyperModel, task: _Task, smooth: bool) -> tuple[str, list[float]]:
     """The best of twelve untrained forms of a model, and its draws."""
-    options = {name: getattr(model.size, name) for name in model.size.__dataclass_fields__}
     best: tuple[str, list[float]] = ("", [-1.0])
-    for name, net in random_nets(model.name, options, task.seed, smooth).items():
-        for tap, found in task.scores(net.to(next(model.parameters()).device)).items():
+    for name, net in random_nets(model, task.seed, smooth).items():
+        for tap, found in task.scores(net).items():
             best = max(best, (f"{name}, {tap}", found), key=lambda one: float(np.mean(one[1])))
     return best
+
+
+def _first_of_kind(models: dict[str, HyperModel]) -> list[str]:
+    """The first of the models of each name and size: what untrained nets are made like."""
+    first: dict[Any, str] = {}
+    for label, model in models.items():
+        first.setdefault((model.name, model.size), label)
+    return list(first.values())
 
 
 def _one_scene(told: Real, name: str, task: _Task, models: dict[str, HyperModel]) -> None:
@@ -121,11 +121,11 @@ def _one_scene(told: Real, name: str, task: _Task, models: dict[str, HyperModel]
     told.classes[name] = [len(np.unique(kinds_HW.ravel()[one.test])) for one in task.drawn]
     for label, model in models.items():
         rows |= {f"{label}, {tap}": found for tap, found in task.scores(model).items()}
-    kinds = {(model.name, model.size): model for model in models.values()}
-    for number, model in enumerate(kinds.values()):
+    first = _first_of_kind(models)
+    for label in first:
         for kind in ("random", "random, smooth"):
-            row = kind if len(kinds) == 1 else f"{kind} ({list(models)[number]})"
-            told.source[name][row], rows[row] = _strongest(model, task, kind != "random")
+            row = kind if len(first) == 1 else f"{kind} ({label})"
+            told.source[name][row], rows[row] = _strongest(models[label], task, kind != "random")
     rows |= {row: task.score(feature) for row, feature in spectra_rows(task.scene).items()}
 
 
@@ -143,8 +143,7 @@ def bench_real(
         model.to("cuda" if torch.cuda.is_available() else "cpu")
     run_stage("ingest", config, options)
     told, scenes = Real(shots), labelled_scenes(config)
-    kinds = len({(model.name, model.size) for model in models.values()})
-    total, done = len(scenes) * (len(models) + 8 * kinds), 0
+    total, done = len(scenes) * (len(models) + 8 * len(_first_of_kind(models))), 0
 
     def tick() -> None:
         nonlocal done

@@ -21,7 +21,7 @@ from scipy.ndimage import uniform_filter
 
 from hypervision import HyperModel
 from pretrain.baselines import COMPONENTS
-from pretrain.probe import ProbeScene, feature_maps, fit_linear, macro_accuracy
+from pretrain.probe import ProbeScene, feature_maps, fit_linear, macro_accuracy, with_concat
 
 Array = NDArray[Any]
 NEIGHBOURS = 5  # side of the mean of spectra that nets, which see neighbours, are compared with
@@ -86,6 +86,7 @@ def pixel_features(model: HyperModel, scene: ProbeScene, pixels: int = 2) -> dic
     near = max(side // zoom, 1)
     height, width = scene.cube_CHW.shape[1:]
     cube = np.pad(scene.cube_CHW, ((0, 0), (0, max(near - height, 0)), (0, max(near - width, 0))), mode="symmetric")
+    scene = replace(scene, maximum=float(scene.cube_CHW.max()))
     found: dict[str, Array] = {}
     for y in _starts(cube.shape[1], near):
         for x in _starts(cube.shape[2], near):
@@ -93,8 +94,7 @@ def pixel_features(model: HyperModel, scene: ProbeScene, pixels: int = 2) -> dic
                 whole = found.setdefault(tap, np.zeros((map_DHW.shape[0], *cube.shape[1:]), np.float32))
                 whole[:, y : y + near, x : x + near] = map_DHW
     found = {tap: np.ascontiguousarray(one[:, :height, :width].reshape(len(one), -1).T) for tap, one in found.items()}
-    scaled = [found[tap] / (found[tap].std() + 1e-9) for tap in ("embedding", "final")]
-    return {**found, "concat": np.concatenate(scaled, 1)}
+    return with_concat(found)
 
 
 def _starts(length: int, side: int) -> list[int]:
@@ -107,8 +107,7 @@ def _window(model: HyperModel, scene: ProbeScene, cube_CHW: Array, zoom: int) ->
     near = torch.from_numpy(np.ascontiguousarray(cube_CHW, np.float32))[None]
     large, patch = F.interpolate(near, scale_factor=zoom, mode="bilinear"), model.size.patch_size
     large = F.pad(large, (0, -large.shape[3] % patch, 0, -large.shape[2] % patch), mode="replicate")[0]
-    most = float(scene.cube_CHW.max())
-    one = replace(scene, cube_CHW=large.numpy(), gsd_m=scene.gsd_m / zoom, maximum=most)
+    one = replace(scene, cube_CHW=large.numpy(), gsd_m=scene.gsd_m / zoom)
     found = {}
     for tap, token_ND in feature_maps(model, [one])[0].items():
         # A merging backbone has fewer tokens in its last tap than in its embedding.
@@ -131,10 +130,11 @@ def spectra_rows(scene: ProbeScene) -> dict[str, Array]:
         return np.asarray(cube_CHW / np.maximum(mean, 1e-4 * max(float(np.abs(mean).mean()), 1e-20)) - 1)
 
     near = uniform_filter(scene.cube_CHW.astype(np.float32), (0, NEIGHBOURS, NEIGHBOURS), mode="reflect")
+    shape_NC = _by_pixel(shaped(scene.cube_CHW))
     return {
         "spectra": _by_pixel(scene.cube_CHW),
-        "shape spectra": _by_pixel(shaped(scene.cube_CHW)),
-        "shape spectra, components": _principal(_by_pixel(shaped(scene.cube_CHW))),
+        "shape spectra": shape_NC,
+        "shape spectra, components": _principal(shape_NC),
         f"shape spectra, mean of {NEIGHBOURS} x {NEIGHBOURS}": _by_pixel(shaped(near)),
     }
 

@@ -42,22 +42,32 @@ def labelled_window(cube: Cube, dataset: str, side: int, patch: int) -> ProbeSce
     if not height or not width:
         return None
     rows, cols = slice(rows.start, rows.start + height), slice(cols.start, cols.start + width)
-    kinds = labels[rows, cols]
-    good = cube.good_band
+    scene = labelled_part(cube, dataset, labels, rows, cols)
+    return scene if (scene.materials > 0).any() else None
+
+
+def labelled_part(
+    cube: Cube, dataset: str, labels_HW: Array, rows: slice = slice(None), cols: slice = slice(None)
+) -> ProbeScene:
+    """A window of a scene with its labels; what is not valid is zero."""
+    kinds, good = labels_HW[rows, cols], cube.good_band
     pixels_CHW = np.asarray(cube.window(rows, cols).physical(good) * cube.valid(rows, cols), np.float32)
-    gsd = float(cube.attrs["gsd_m"])
-    scene = ProbeScene(dataset, pixels_CHW, cube.wavelength_nm[good], gsd, kinds, kinds)
-    return scene if (kinds > 0).any() else None
+    return ProbeScene(dataset, pixels_CHW, cube.wavelength_nm[good], float(cube.attrs["gsd_m"]), kinds, kinds)
+
+
+def ingested(workdir: Path, dataset: str, scenes: int | None = None) -> dict[str, Cube]:
+    """The first scenes of a dataset that were ingested (None = all of them), unread."""
+    paths = sorted(find_records(workdir / "cubes" / f"{dataset}.records"))
+    done = [path.stem for path in paths if read_record(path).done][:scenes]
+    return {scene: open_cube(cube_paths(workdir, dataset, scene)[0]) for scene in done}
 
 
 def held_out(workdir: Path, datasets: Sequence[str], side: int, patch: int, scenes: int) -> dict[str, list[ProbeScene]]:
     """The windows of each dataset that has labels; read once and kept."""
     found = {}
     for dataset in datasets:
-        paths = sorted(find_records(workdir / "cubes" / f"{dataset}.records"))
-        done = [path.stem for path in paths if read_record(path).done][:scenes]
-        cubes = (open_cube(cube_paths(workdir, dataset, scene)[0]) for scene in done)
-        windows = [one for cube in cubes if (one := labelled_window(cube, dataset, side, patch)) is not None]
+        cubes = ingested(workdir, dataset, scenes)
+        windows = [one for cube in cubes.values() if (one := labelled_window(cube, dataset, side, patch)) is not None]
         if windows:
             found[dataset] = windows
     return found

@@ -12,7 +12,7 @@ Scores, on scenes that training never saw:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -90,6 +90,12 @@ def feature_maps(model: HyperModel, scenes: Sequence[ProbeScene], batch: int = 8
     return out
 
 
+def with_concat(maps: dict[str, Array]) -> dict[str, Array]:
+    """The taps, and "concat": embedding and final side by side, each of unit deviation."""
+    scaled = [maps[name] / (maps[name].std() + 1e-9) for name in ("embedding", "final")]
+    return {**maps, "concat": np.concatenate(scaled, 1)}
+
+
 def scene_features(
     model: HyperModel, scenes: Sequence[ProbeScene], taps: Sequence[str] = ("final",)
 ) -> dict[str, list[Patches]]:
@@ -101,8 +107,7 @@ def scene_features(
     for group in by_sensor.values():
         for scene, maps in zip(group, feature_maps(model, group), strict=True):
             index, material, instance = pure_patches(scene.instances, scene.materials, model.size.patch_size)
-            scaled = [maps[name] / (maps[name].std() + 1e-9) for name in ("embedding", "final")]
-            both = {**maps, "concat": np.concatenate(scaled, 1)}
+            both = with_concat(maps)
             for tap in taps:
                 result[tap].append(Patches(scene.sensor, both[tap][index], material, instance, index))
     return result
@@ -215,13 +220,13 @@ def probe_scores(
     return in_scene_scores(test, unseen, seed) | pooled_scores(train, test, unseen, seed)
 
 
-def random_nets(name: str, options: dict[str, Any], seed: int, smooth: bool = False) -> dict[str, HyperModel]:
-    """Untrained nets of the same size and input mode: small and unit kernels (smooth or not), position on and off."""
-    nets = {}
+def random_nets(model: HyperModel, seed: int, smooth: bool = False) -> dict[str, HyperModel]:
+    """Untrained nets like a model, where it is: small and unit kernels (smooth or not), position on and off."""
+    nets, options, where = {}, asdict(model.size), next(model.parameters()).device
     for kernels in ("small", "unit"):
         for position in (True, False):
             torch.manual_seed(seed)
-            net = create_model(name, **options)
+            net = create_model(model.name, **options)
             encoder = net.image_encoder
             with torch.no_grad():
                 if kernels == "unit":
@@ -232,7 +237,7 @@ def random_nets(name: str, options: dict[str, Any], seed: int, smooth: bool = Fa
                 if not position:
                     for parameter in encoder.pos_embed_mlp.layers[-1].parameters():
                         parameter.zero_()
-            nets[f"{kernels} kernels{'' if position else ', no position'}"] = net
+            nets[f"{kernels} kernels{'' if position else ', no position'}"] = net.to(where)
     return nets
 
 
@@ -287,12 +292,10 @@ def strongest_random(
     smooth: bool = False,
 ) -> tuple[dict[str, float], dict[str, str]]:
     """For each score the best of twelve untrained forms of a model, and which it was."""
-    options = {field: getattr(model.size, field) for field in model.size.__dataclass_fields__}
     bar: dict[str, float] = {}
     source: dict[str, str] = {}
-    for name, net in random_nets(model.name, options, seed, smooth).items():
-        placed = net.to(next(model.parameters()).device)
-        for tap, found in net_scores(placed, train, test, unseen, seed, ("final", "embedding", "concat")).items():
+    for name, net in random_nets(model, seed, smooth).items():
+        for tap, found in net_scores(net, train, test, unseen, seed, ("final", "embedding", "concat")).items():
             for key, value in found.items():
                 if value > bar.get(key, -1.0):
                     bar[key], source[key] = value, f"{name}, {tap}"

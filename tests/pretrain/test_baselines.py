@@ -75,7 +75,7 @@ def test_a_supervised_net_learns_its_labels(scenes):
 
 def test_smooth_starts_are_random_nets_of_their_own(scenes):
     options = {**SMALL, "input_mode": "shape"}
-    rough, smooth = (random_nets("hypervision_nano", options, 0, form) for form in (False, True))
+    rough, smooth = (random_nets(create_model("hypervision_nano", **options), 0, form) for form in (False, True))
     spread = [
         float(nets["small kernels"].image_encoder.point_spectral_weight_bank_w.detach().std((2, 3)).mean())
         for nets in (rough, smooth)
