@@ -203,4 +203,17 @@ def interpolate_bands(wavelength_nm: tuple[float, ...]) -> SmoothPlan:
     return SmoothPlan(len(wavelength_nm), far, uses_block, mixture)
 
 
+def is_visible(wavelength_nm: tuple[float, ...], rule: str) -> bool:
+    """Whether a model of this rule sees any band of a camera.
+
+    Raises:
+        ValueError: a wavelength is not finite or outside 300-3000 nm.
+    """
+    _checked(wavelength_nm)
+    try:
+        return bool(RULES[rule](wavelength_nm).bands)
+    except ValueError:
+        return False
+
+
 RULES: dict[str, Callable[[tuple[float, ...]], Plan]] = {"nearest": match_bands, "interpolated": interpolate_bands}

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from hypervision.backbone import FeatureInfo
 from hypervision.bands import BLOCK_NM, POINT_NM, Plan
 from hypervision.blocks import Block, LayerNorm2d, PatchMerging, PositionMlp, position_code
 from hypervision.sizes import ModelSize
@@ -91,6 +92,18 @@ class ImageEncoder(nn.Module):
         if not self.size.merge_blocks:
             return self.size.global_blocks
         return tuple(sorted({self.size.merge_blocks[0], self.size.global_blocks[0], self.size.global_blocks[-1]}))
+
+    @property
+    def feature_info(self) -> tuple[FeatureInfo, ...]:
+        """The embedding, the taps in order, and the neck."""
+        size = self.size
+
+        def stride(block: int) -> int:
+            return size.patch_size << sum(merge < block for merge in size.merge_blocks)
+
+        taps = [FeatureInfo(f"block_{block}", size.embed_dim, stride(block)) for block in self.tap_blocks]
+        first = FeatureInfo("embedding", size.embed_dim, size.patch_size)
+        return (first, *taps, FeatureInfo("neck", size.neck_dim, stride(size.depth)))
 
     def bank(self) -> dict[str, Tensor]:
         """The kernel banks as the embedding takes them."""

@@ -92,13 +92,8 @@ def export_program(
 
 def card(model: HyperModel) -> dict[str, Any]:
     """What a user of the weights needs to know of the model: options, maps, how cubes enter, what it can see."""
-    size, taps = model.size, model.image_encoder.tap_blocks
-    maps = []
-    for block in taps:
-        merged = sum(merge < block for merge in size.merge_blocks)
-        maps.append({"after_block": block, "channels": size.embed_dim, "stride": size.patch_size * 2**merged})
-    depth = sum(merge < size.depth for merge in size.merge_blocks)
-    maps.append({"after_block": "neck", "channels": size.neck_dim, "stride": size.patch_size * 2**depth})
+    size = model.size
+    maps = [asdict(info) for info in model.feature_info[1:]]
     return {
         "name": model.name,
         "options": asdict(size),

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hypervision.backbone import FeatureInfo
 from hypervision.bands import RULES, Plan
 from hypervision.checkpoint import load_weights, read_options
 from hypervision.decoder import MaskDecoder, PromptEncoder
@@ -18,6 +19,9 @@ from hypervision.encoder import ImageEncoder
 from hypervision.masks import Render
 from hypervision.meeting import Scene
 from hypervision.sizes import SIZES, ModelSize, resolve_size
+
+# Tables of relative position, and the embeddings of prompts, of "no mask" and of the decoder's own tokens.
+NO_DECAY = ("rel_pos_", "_embeddings.", "_embed.", "iou_token.", "mask_tokens.")
 
 Wavelengths = Sequence[float] | Sequence[Sequence[float]] | Tensor
 
@@ -89,6 +93,19 @@ class HyperModel(nn.Module):
         if len(gsd) != batch:
             raise ValueError(f"{len(gsd)} gsd values for a batch of {batch}")
         return self.image_encoder(cube_BCHW, plans, torch.tensor(gsd, device=cube_BCHW.device))  # type: ignore[no-any-return]
+
+    @property
+    def feature_info(self) -> tuple[FeatureInfo, ...]:
+        """Name, channels and stride of the embedding and of each map of `encode`: [1:] are its maps in order."""
+        return self.image_encoder.feature_info
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that weight decay would only harm: norms, biases, tables and tokens."""
+        return {
+            name
+            for name, parameter in self.named_parameters()
+            if parameter.ndim < 2 or any(word in name for word in NO_DECAY)
+        }
 
     def compile_blocks(self, **options: Any) -> None:
         """Compile the encoder's blocks in place (`torch.compile` and its options); names of weights stay."""

@@ -54,7 +54,10 @@ SIZES: dict[str, ModelSize] = {
     "hyperfree_large": ModelSize(1024, 24, 16, (5, 11, 17, 23), image_size=1024),
     "hyperfree_huge": ModelSize(1280, 32, 16, (7, 15, 23, 31), image_size=1024),
     # For the demo, tests and a look around on a laptop; no published weights have this size.
-    "hypervision_nano": ModelSize(96, 4, 4, (0, 1, 2, 3), image_size=96, patch_size=8, neck_dim=64, semantic_window=12),
+    # It merges as the published HyperVision sizes do, behind its first block, so tests and demo see what users train.
+    "hypervision_nano": ModelSize(
+        96, 4, 4, (1, 2, 3), (0, 4), image_size=96, patch_size=4, neck_dim=64, semantic_window=12
+    ),
 }
 
 

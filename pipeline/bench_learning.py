@@ -29,19 +29,19 @@ from pipeline.learning_picture import draw
 from pipeline.stages import run_stage
 from pretrain.baselines import Supervised, labelled_tokens, matched_scores, pca_scores, shape_spectra
 from pretrain.config import TERMS
+from pretrain.evidence import net_scores, strongest_random
 from pretrain.logs import read_metrics
 from pretrain.probe import (
     FEW,
     PER_CLASS,
     ProbeScene,
     in_scene_scores,
-    net_scores,
-    strongest_random,
+    probe_stride,
 )
 from sharding.records import Body, Unit, commit, find_records, fingerprint, read_record, write_atomic
 from sharding.stage import RunOptions, pending
 
-LOGIC = 1
+LOGIC = 2
 ALONE = {term: [f"pretrain.objective.{other}=0" for other in TERMS if other != term] for term in TERMS}
 SENSORS = ("training", "unseen")
 ROWS: dict[str, list[str]] = {
@@ -130,7 +130,7 @@ def _comparisons(config: Config, scenes: tuple[list[ProbeScene], list[ProbeScene
     """Scores that need no pre-training: random starts, spectra, a net of the same size that sees labels only."""
     train, test, unseen = scenes
     net = _student(config)
-    patch, seed = net.size.patch_size, config.seed
+    patch, seed = probe_stride(net), config.seed
     random, source = strongest_random(net, train, test, unseen, seed)
     smooth, smooth_from = strongest_random(net, train, test, unseen, seed, smooth=True)
     spectra = in_scene_scores([shape_spectra(scene, patch) for scene in test], unseen, seed)

@@ -21,9 +21,10 @@ from hypervision.checkpoint import read_options
 from pipeline.config import Config
 from pipeline.console import console, table
 from pipeline.stages import run_stage
+from pretrain.evidence import random_nets
 from pretrain.few_labels import TAPS, Draw, draws, pixel_features, score, spectra_rows
 from pretrain.heldout import ingested, labelled_part
-from pretrain.probe import ProbeScene, random_nets
+from pretrain.probe import ProbeScene
 from sharding.errors import ConfigError, InputError
 from sharding.records import write_atomic
 from sharding.stage import RunOptions
@@ -36,6 +37,8 @@ class Real:
     shots: int
     scores: dict[str, dict[str, list[float]]] = field(default_factory=dict)  # scene: row: draws
     classes: dict[str, list[int]] = field(default_factory=dict)
+    of_classes: dict[str, int] = field(default_factory=dict)
+    pixels: dict[str, list[int]] = field(default_factory=dict)  # that test, of each draw
     source: dict[str, dict[str, str]] = field(default_factory=dict)  # scene: row: net and tap
 
 
@@ -118,6 +121,8 @@ def _one_scene(told: Real, name: str, task: _Task, models: dict[str, HyperModel]
     rows: dict[str, list[float]] = {}
     kinds_HW = task.scene.materials
     told.scores[name], told.source[name] = rows, {}
+    told.of_classes[name] = len(np.unique(kinds_HW[kinds_HW > 0]))
+    told.pixels[name] = [len(one.test) for one in task.drawn]
     told.classes[name] = [len(np.unique(kinds_HW.ravel()[one.test])) for one in task.drawn]
     for label, model in models.items():
         rows |= {f"{label}, {tap}": found for tap, found in task.scores(model).items()}
@@ -176,7 +181,10 @@ def show(told: Real) -> None:
     title = (
         f"{told.shots} labelled pixels a class from one half, mean accuracy over classes of the other, {count} draws"
     )
-    heads = [f"{name}, {min(found)}-{max(found)} classes a draw" for name, found in told.classes.items()]
+    heads = [
+        f"{name}, {min(found)}-{max(found)} of {told.of_classes[name]} classes, {min(told.pixels[name])} pixels a draw"
+        for name, found in told.classes.items()
+    ]
     table(title, ["features", *heads], rows)
     for name, source in told.source.items():
         for row, what in source.items():

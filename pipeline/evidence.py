@@ -17,7 +17,8 @@ from PIL import Image
 
 from hypervision import create_model
 from pipeline.config import Config
-from pretrain.probe import ProbeScene, gather_evidence
+from pretrain.evidence import gather_evidence
+from pretrain.probe import ProbeScene
 from pseudolabel.comparison import METHODS, SHARES, cut_to, fit_of, method_trees
 from pseudolabel.descriptors import features_of
 from pseudolabel.metrics import achievable_accuracy
@@ -29,7 +30,7 @@ from sharding.sample import Array
 from sharding.stage import RunOptions, StageResult, pending
 from sharding.store import open_cube
 
-LOGIC = 1
+LOGIC = 2
 
 
 def truth(workdir: Path, dataset: str, scene: str) -> tuple[Array, Array] | None:
@@ -106,7 +107,7 @@ def _probe_scene(workdir: Path, dataset: str, sensor: str, scene: str) -> ProbeS
         raise InputError(f"{workdir / 'corpus' / dataset / 'truth'} has no truth for {scene}; delete corpus/ and rerun")
     good = cube.good_band
     pixels = cube.window().physical(good)
-    return ProbeScene(sensor, pixels, cube.wavelength_nm[good], float(cube.attrs["gsd_m"]), *known)
+    return ProbeScene(sensor, pixels, cube.wavelength_nm[good], float(cube.attrs["gsd_m"]), *known, cube.maximum)
 
 
 def evidence(config: Config, options: RunOptions) -> StageResult:
@@ -124,6 +125,7 @@ def evidence(config: Config, options: RunOptions) -> StageResult:
         train, test, unseen = probe_scenes(config)
         probes = gather_evidence(model, train, test, unseen, config.seed)
         found = {"labels": label_evidence(config), "probes": asdict(probes) | {"margins": probes.margins}}
+        found["probes"]["solved"] = probes.solved
         found["probes"]["unseen_sensors"] = unseen
         temporary.write_text(json.dumps(found, indent=1) + "\n")
         return Body({"train_scenes": len(train), "test_scenes": len(test)})

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pretrain.logs import METRICS, sampled_metrics, tail
+from pretrain.logs import METRICS, sampled_metrics, tail, without_solved
 from sharding.errors import InputError
 from sharding.records import find_records, fingerprint, read_record, sha256_file
 from sharding.schema import load_yaml
@@ -62,7 +62,7 @@ class Facts:
         found = [
             (int(row["step"]), name, float(value), int(end - (last - row["step"]) * pace))
             for row in rows
-            for name, value in flatten(row).items()
+            for name, value in flatten(without_solved(row)).items()
             if name != "step" and isinstance(value, (int, float))
         ]
         return found + [(last, name, value, int(end)) for name, value in self.numbers.items()]
@@ -85,13 +85,16 @@ def find_runs(workdir: Path) -> list[Path]:
 
 
 def read_evidence(run: Path) -> dict[str, float]:
-    """Scores of a run's evidence as metrics; empty without evidence."""
+    """Scores of a run's evidence as metrics, but for those that an untrained net solves; empty without evidence."""
     path = run / "evidence.json"
     if not path.is_file():
         return {}
     found = json.loads(path.read_text())
-    scores = {f"probe/{name}": value for name, value in found["probes"]["trained"].items()}
-    scores |= {f"margin/{name}": value for name, value in found["probes"]["margins"].items()}
+    scores: dict[str, float] = {}
+    probes = found["probes"]
+    for kind, prefix in (("trained", "probe"), ("random", "probe_untrained"), ("margins", "margin")):
+        told_apart = {name: value for name, value in probes[kind].items() if name not in probes.get("solved", ())}
+        scores |= {f"{prefix}/{name}": value for name, value in told_apart.items()}
     for method, row in found["labels"]["scores"].items():
         scores[f"labels/{method}"] = row["ASA at 1 x"]
     return {name.replace(",", "").replace("+", "and"): value for name, value in scores.items()}
@@ -229,7 +232,7 @@ def run_folder(word: str, workdir: Path) -> Path:
 
 def last_metrics(run: Path, count: int = 20) -> dict[str, float]:
     """Mean of every metric over the last steps of a run."""
-    rows = [flatten(row) for row in tail(run, count)]
+    rows = [flatten(without_solved(row)) for row in tail(run, count)]
     names = dict.fromkeys(name for row in rows for name in row if name != "step")
     values = {name: [row[name] for row in rows if isinstance(row.get(name), (int, float))] for name in names}
     return {name: sum(have) / len(have) for name, have in values.items() if have}

@@ -184,11 +184,13 @@ def print_evidence(path: Path) -> None:
     for name, value in probes["trained"].items():
         spectra = f"{probes['spectra'][name]:.3f}" if name in probes["spectra"] else "-"
         bar = f"{probes['random'][name]:.3f} ({probes['random_from'][name]})"
-        rows.append([name, f"{value:.3f}", bar, f"{probes['margins'][name]:+.3f}", spectra])
+        margin = "solved untrained" if name in probes["solved"] else f"{probes['margins'][name]:+.3f}"
+        rows.append([name, f"{value:.3f}", bar, margin, spectra, probes["basis"][name]])
     columns = ["probe of the frozen net, unseen scenes", "pre-trained", "strongest random net", "margin", "spectra"]
+    columns.append("rests on")
     table(f"Features (never trained on: {', '.join(probes['unseen_sensors'])})", columns, rows)
     behind = [m for m in labels["won"] if labels["scores"]["fused"]["ASA at 1 x"] <= labels["scores"][m]["ASA at 1 x"]]
     gates = ("in-scene, training sensors", "in-scene, unseen sensors", "pooled, unseen sensors")
-    behind += [name for name in gates if probes["margins"][name] <= 0]
+    behind += [name for name in gates if name not in probes["solved"] and probes["margins"][name] <= 0]
     verdict = f"NOT ahead on: {', '.join(behind)}" if behind else "fused labels and pre-trained features are ahead"
     console.print(f"evidence: {verdict}", style="bold red" if behind else "bold green")

@@ -26,8 +26,10 @@ from pretrain.probe import (
     feature_maps,
     fit_linear,
     old_and_new,
+    on_final_grid,
     pool,
     pooled_scores,
+    probe_stride,
     pure_patches,
 )
 
@@ -154,7 +156,7 @@ class Supervised:
         axes: list[list[float]] = []
         for row, scene in enumerate(scenes[number] for number in numbers):
             count, narrow = int(self.rng.integers(BANDS[0], BANDS[1] + 1)), bool(self.rng.random() < 0.5)
-            bands = visible_bands(np.arange(len(scene.wl_C)), scene.wl_C, count, narrow, self.rng)[: BANDS[1]]
+            bands = self._bands(scene.wl_C, count, narrow)
             cube[row, : len(bands)] = scene.cube_CHW[bands, :, ::-1] if flips[row] else scene.cube_CHW[bands]
             axes.append(scene.wl_C[bands].tolist())
         tap = self.model.encode(
@@ -166,13 +168,17 @@ class Supervised:
         at_row, at_token, kinds = torch.tensor(rows, device=self.where).T
         return F.cross_entropy(logits[at_row, at_token], kinds)
 
+    def _bands(self, wl_C: Array, count: int, narrow: bool) -> Array:
+        rule = self.model.size.embedding
+        return visible_bands(np.arange(len(wl_C)), wl_C, count, narrow, self.rng, rule)[: BANDS[1]]
+
     def scores(self, name: str, test: Sequence[ProbeScene], unseen: Sequence[str]) -> dict[str, float]:
         """Mean accuracy over materials on training and unseen sensors."""
         found = []
         for sensor in sorted({scene.sensor for scene in test}):
             own = [scene for scene in test if scene.sensor == sensor]
             for scene, maps in zip(own, feature_maps(self.model.eval(), own), strict=True):
-                index, material, instance = pure_patches(scene.instances, scene.materials, self.model.size.patch_size)
-                found.append(Patches(sensor, maps["final"][index], material, instance, index))
+                index, material, instance = pure_patches(scene.instances, scene.materials, probe_stride(self.model))
+                found.append(Patches(sensor, on_final_grid(maps)["final"][index], material, instance, index))
         weight, bias = (one.detach().cpu().numpy() for one in (self.head.weight, self.head.bias))
         return old_and_new(name, by_sensor(lambda f: np.asarray((f @ weight.T + bias).argmax(1)), found), unseen)

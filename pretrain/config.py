@@ -12,7 +12,7 @@ from sharding.local import LoaderConfig
 from sharding.order import LOGIC as ORDER_LOGIC
 from sharding.order import MixingConfig
 
-LOGIC = 3
+LOGIC = 4
 PRECISIONS = ("fp32", "bf16", "fp16")
 KERNELS = ("rough", "smooth", "even")
 TERMS = ("contrast", "masks", "distil", "spectra")  # of the objective; each has its weight in `ObjectiveConfig`
@@ -98,6 +98,8 @@ class PretrainConfig:
     lr: float = 5e-4
     warmup: float = 0.05
     weight_decay: float = 0.05
+    beta1: float = 0.9
+    beta2: float = 0.95
     clip: float = 1.0
     layer_decay: float = 1.0
     ema: float = 0.0
@@ -145,6 +147,8 @@ class PretrainConfig:
             raise ConfigError("pretrain.objective.pool_power must be 0 or more, temperature above 0")
         if not 0 < self.layer_decay <= 1 or not 0 <= self.ema < 1:
             raise ConfigError("pretrain.layer_decay must be above 0 and at most 1, ema at least 0 and below 1")
+        if not 0 <= self.beta1 < 1 or not 0 <= self.beta2 < 1:
+            raise ConfigError("pretrain.beta1 and beta2 must be at least 0 and below 1")
         self.loader.check()
 
     def learning_rate(self, step: int) -> float:

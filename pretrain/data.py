@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from distill.views import VIEWS, View, apply_view
-from hypervision import match_bands
+from hypervision import FeatureInfo, HyperModel, is_visible
 from pretrain.config import SampleConfig
 from sharding.batches import choose_bands
 from sharding.errors import InputError
@@ -39,10 +39,11 @@ BRIGHTEST = 4.0
 class Batch:
     """A padded batch of B views (two of each image, side by side; `indices` of the images in the manifest).
 
-    Shapes: cube [B, C, H, W], coverage [B, M, h, w] share of each token inside each mask, material [B, M] with -1
-    for padding, masks [B, P, H, W] of the prompted masks, points [B, P, 2] and boxes [B, P, 4] in pixels, and
-    prompted [B, P] where a prompt is real; hidden [B, T, h, w] the bands at hidden_nm [B, T] that the view does
-    not hold, relative to it (see `hidden_spectra`), NaN where there is nothing to tell.
+    Shapes: cube [B, C, H, W], coverage [B, M, h, w] share of each token of the neck inside each mask, material [B, M]
+    with -1 for padding, masks [B, P, H, W] of the prompted masks, points [B, P, 2] and boxes [B, P, 4] in pixels, and
+    prompted [B, P] where a prompt is real; hidden [B, T, h, w] for each token of the last tap the bands at
+    hidden_nm [B, T] that the view does not hold, relative to it (see `hidden_spectra`), NaN where there is nothing
+    to tell.
     """
 
     indices: list[int]
@@ -67,47 +68,71 @@ class Batch:
         return Batch(**{**vars(self), **moved})
 
 
-def visible_bands(good: Array, wl_C: Array, count: int, window: bool, rng: np.random.Generator) -> Array:
+@dataclass(frozen=True)
+class StudentInput:
+    """What the loader must know of the student: where labels and hidden bands are asked, and how cubes enter.
+
+    `neck` and `tap` tell where the tokens of the neck and of the last tap lie; `public`: cubes are divided by the
+    maximum of their scene; `rule`: how bands meet kernels.
+    """
+
+    neck: FeatureInfo
+    tap: FeatureInfo
+    public: bool
+    rule: str
+
+    @classmethod
+    def of(cls, model: HyperModel) -> StudentInput:
+        """As a model asks for it."""
+        *_, tap, neck = model.feature_info
+        return cls(neck, tap, model.size.input_mode == "public", model.size.embedding)
+
+
+def visible_bands(
+    good: Array, wl_C: Array, count: int, window: bool, rng: np.random.Generator, rule: str = "nearest"
+) -> Array:
     """`choose_bands`, but never a choice of which the model sees no band at all.
 
-    Fewer than 20 bands meet the point kernels alone, and those leave gaps (960-1240 nm, for one): such a choice
-    is drawn again over the whole spectrum, then all bands are taken.
+    By rule "nearest" fewer than 20 bands meet the point kernels alone, and those leave gaps (960-1240 nm, for one):
+    such a choice is drawn again over the whole spectrum, then all bands are taken.
     """
     chosen = choose_bands(good, wl_C, count, window, rng)
     for attempt in (chosen, choose_bands(good, wl_C, count, False, rng), good):
-        try:
-            match_bands(tuple(wl_C[attempt].tolist()))
+        if is_visible(tuple(wl_C[attempt].tolist()), rule):
             return attempt
-        except ValueError:
-            continue
     raise InputError(f"the model sees no band of a camera of {wl_C.min():g}-{wl_C.max():g} nm; leave its dataset out")
 
 
-def token_coverage(labels: Array, ids: Array, patch: int) -> Array:
-    """Share of every patch that lies in each mask: [len(ids), H / patch, W / patch]."""
-    height, width = labels.shape
-    same = labels[None] == ids[:, None, None]
-    tiles = same.reshape(len(ids), height // patch, patch, width // patch, patch)
-    return np.asarray(tiles.mean((2, 4)), np.float32)
+def token_means(image_CHW: Array, info: FeatureInfo) -> Array:
+    """Mean of the pixels under each token of a feature, those that the image has: [C, h, w]."""
+    height, width = image_CHW.shape[1:]
+    rows, cols = info.grid((height, width))
+    if (rows * info.stride, cols * info.stride) == (height, width):
+        tiles = image_CHW.reshape(len(image_CHW), rows, info.stride, cols, info.stride)
+        return np.asarray(tiles.mean((2, 4)))
+    tops, lefts = np.arange(rows) * info.stride, np.arange(cols) * info.stride
+    total = np.add.reduceat(np.add.reduceat(image_CHW, tops, 1, dtype=np.float64), lefts, 2)
+    pixels = np.diff([*tops, height])[:, None] * np.diff([*lefts, width])
+    return np.asarray(total / pixels)
 
 
-def hidden_spectra(seen_CHW: Array, hidden_THW: Array, patch: int, saturated_HW: Array) -> Array:
-    """Patch means of hidden bands over the patch mean of the seen ones, minus 1: [T, h, w].
+def token_coverage(labels_HW: Array, ids: Array, info: FeatureInfo) -> Array:
+    """Share of the pixels under each token of a feature that lie in each mask: [len(ids), h, w]."""
+    return np.asarray(token_means(labels_HW[None] == ids[:, None, None], info), np.float32)
+
+
+def hidden_spectra(seen_CHW: Array, hidden_THW: Array, info: FeatureInfo, saturated_HW: Array) -> Array:
+    """Token means of hidden bands over the token mean of the seen ones, minus 1: [T, h, w].
 
     NaN in the dark, and where a pixel is saturated, whose spectrum is not the scene's.
 
-    The same division that the model makes at its input, so what is asked for does not depend on brightness.
+    The division is the one the model makes at its input, over the pixels of a token of `info`, so what is asked for
+    does not depend on brightness.
     """
-    height, width = seen_CHW.shape[1:]
-
-    def patch_mean(image_CHW: Array) -> Array:
-        tiles = image_CHW.reshape(len(image_CHW), height // patch, patch, width // patch, patch)
-        return np.asarray(tiles.mean((2, 4)))
-
-    base_hw = patch_mean(seen_CHW.mean(0, keepdims=True))[0]
+    base_hw = token_means(seen_CHW.mean(0, keepdims=True), info)[0]
     lit_hw = base_hw > DARK * max(float(np.abs(base_hw).mean()), 1e-20)
-    lit_hw &= patch_mean(saturated_HW[None].astype(np.float32))[0] == 0
-    relative = patch_mean(hidden_THW) / np.where(lit_hw, base_hw, 1.0) - 1
+    lit_hw &= token_means(saturated_HW[None].astype(np.float32), info)[0] == 0
+    relative = token_means(hidden_THW, info) / np.where(lit_hw, base_hw, 1.0) - 1
     return np.where(lit_hw, np.clip(relative, -1, BRIGHTEST), np.nan).astype(np.float32)
 
 
@@ -144,11 +169,9 @@ class TrainingViews:
 
     members = ("json", "instances.png", "valid.png")
 
-    def __init__(self, config: SampleConfig, patch: int, public: bool = False, false_colour: bool = False) -> None:
-        """`patch` is the student's token side in pixels; `public` its input mode, for which cubes are divided by the
-        maximum of their scene; `false_colour` distils also where the teacher's picture is not of visible light.
-        """
-        self.config, self.patch, self.public, self.false_colour = config, patch, public, false_colour
+    def __init__(self, config: SampleConfig, student: StudentInput, false_colour: bool = False) -> None:
+        """`false_colour` distils also where the teacher's picture is not of visible light."""
+        self.config, self.student, self.false_colour = config, student, false_colour
 
     def plan(self, ref: SampleRef, small: SmallMembers, seed: int, visit: int) -> Plan:
         """Choose the bands and views of a sample."""
@@ -164,7 +187,8 @@ class TrainingViews:
         config = self.config
         rng = keyed_rng("view", *key, ref.dataset, ref.key, number)
         count = int(rng.integers(config.bands_min, config.bands_max + 1))
-        bands = visible_bands(good, wl_C, count, bool(rng.random() < config.window_share), rng)
+        narrow = bool(rng.random() < config.window_share)
+        bands = visible_bands(good, wl_C, count, narrow, rng, self.student.rule)
         view = VIEWS[int(rng.integers(len(VIEWS)))] if config.flip else View.IDENTITY
         hidden = np.sort(rng.permutation(np.setdiff1d(good, bands))[: config.hidden])
         return _Choice(bands, hidden, view, rng)
@@ -173,7 +197,7 @@ class TrainingViews:
         """Two views of every image, side by side."""
         config, rows = self.config, VIEWS_PER_IMAGE * len(plans)
         _, height, width = plans[0].frames.shape_CHW
-        grid = (height // self.patch, width // self.patch)
+        grid, tap_grid = (info.grid((height, width)) for info in (self.student.neck, self.student.tap))
         # A choice that the model cannot see is made anew from all bands, so any may be as many as there are.
         bands = max(max(plan.chosen[1], *(len(one.bands) for one in plan.chosen[2])) for plan in plans)
         return {
@@ -184,7 +208,7 @@ class TrainingViews:
             "points": ((rows, config.prompts, 2), "<f4"),
             "boxes": ((rows, config.prompts, 4), "<f4"),
             "prompted": ((rows, config.prompts), "|b1"),
-            "hidden": ((rows, config.hidden, *grid), "<f4"),
+            "hidden": ((rows, config.hidden, *tap_grid), "<f4"),
             "hidden_nm": ((rows, config.hidden), "<f4"),
             "visible": ((rows,), "<f4"),
         }
@@ -225,9 +249,9 @@ class TrainingViews:
         own["cube"][count:] = 0
         own["hidden"][:], own["hidden_nm"][:] = np.nan, 0
         saturated = apply_view(quality == SATURATED, choice.view, 1)
-        own["hidden"][:unseen] = hidden_spectra(cube_CHW, turned[count:], self.patch, saturated)
+        own["hidden"][:unseen] = hidden_spectra(cube_CHW, turned[count:], self.student.tap, saturated)
         own["hidden_nm"][:unseen] = np.asarray(meta["wavelength_nm"])[choice.hidden]
-        if self.public:
+        if self.student.public:
             cube_CHW /= np.float32(meta["scene_max"])
         return apply_view(instances, choice.view, 1)
 
@@ -236,10 +260,11 @@ class TrainingViews:
         kinds = np.array([0] + [row["material"] for row in meta["masks"]])
         if self.config.shuffle_materials:  # the same for both views, and at every visit
             kinds[1:] = keyed_rng("shuffled materials", meta["scene"], len(kinds)).permutation(kinds[1:])
-        ids = np.array([m["id"] for m in meta["masks"] if m["pixels"] >= self.patch * self.patch], np.int64)
+        neck = self.student.neck
+        ids = np.array([m["id"] for m in meta["masks"] if m["pixels"] >= neck.stride**2], np.int64)
         ids = np.sort(choice.rng.permutation(ids)[: self.config.max_masks])
         own["coverage"][:], own["material"][:] = 0, -1
-        own["coverage"][: len(ids)], own["material"][: len(ids)] = token_coverage(labels, ids, self.patch), kinds[ids]
+        own["coverage"][: len(ids)], own["material"][: len(ids)] = token_coverage(labels, ids, neck), kinds[ids]
         for name in ("masks", "points", "boxes", "prompted"):
             own[name][:] = 0
         masks, points, boxes = _prompts(labels, ids, self.config.prompts, choice.rng)

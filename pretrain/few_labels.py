@@ -1,15 +1,16 @@
-"""A labelled scene, a few labelled pixels a class from one half of it, scored on the other half.
+"""A labelled scene, a few labelled pixels a class from one half of each class, scored on the other half.
 
 What a backbone is worth on a real scene, where labels are few and neighbours alike: labels come from one half, the
-other half is classified pixel by pixel, so that nobody is scored beside what was told. Draws take the four halves in
-turn (left, right, upper, lower). All features get the same pixels and the same linear probe.
+other half is classified pixel by pixel, so that few are scored beside what was told. Every class is cut where half of
+its pixels lie, so that both sides hold it; draws take the halves in turn (left, right, upper, lower). All features get
+the same pixels and the same linear probe.
 
-A patch is much larger than a pixel of a scene from far away, so cubes are enlarged until it covers few of them.
+A token is much larger than a pixel of a scene from far away, so cubes are enlarged until it covers few of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,7 +22,7 @@ from scipy.ndimage import uniform_filter
 
 from hypervision import HyperModel
 from pretrain.baselines import COMPONENTS
-from pretrain.probe import ProbeScene, feature_maps, fit_linear, macro_accuracy, with_concat
+from pretrain.probe import ProbeScene, feature_maps, fit_linear, macro_accuracy, probe_stride, with_concat
 
 Array = NDArray[Any]
 NEIGHBOURS = 5  # side of the mean of spectra that nets, which see neighbours, are compared with
@@ -37,17 +38,16 @@ class Draw:
 
 
 def draws(labels_HW: Array, shots: int, count: int, seed: int) -> list[Draw]:
-    """So many labelled pixels a class from a half, and all of the other half; classes that both halves have.
+    """So many labelled pixels a class from a half of it, and all of the other half; classes with enough of them.
 
     Raises:
         ValueError: no half has two classes that can be taught and asked.
     """
-    halves = list(_halves(*labels_HW.shape))
     flat = labels_HW.ravel()
     found = []
     for number in range(count):
         rng = np.random.default_rng([seed, number])
-        inside = halves[number % len(halves)].ravel()
+        inside = halves(labels_HW, number).ravel()
         kinds = [
             kind for kind in np.unique(flat[flat > 0])
             if ((flat == kind) & inside).sum() >= shots and ((flat == kind) & ~inside).any()
@@ -56,13 +56,19 @@ def draws(labels_HW: Array, shots: int, count: int, seed: int) -> list[Draw]:
             own = [rng.choice(np.flatnonzero((flat == kind) & inside), shots, replace=False) for kind in kinds]
             found.append(Draw(np.concatenate(own), np.flatnonzero(np.isin(flat, kinds) & ~inside)))
     if not found:
-        raise ValueError(f"no half of the scene has two classes of {shots} pixels which the other half has too")
+        raise ValueError(f"no two classes of the scene have {shots} pixels in one half and some in the other")
     return found
 
 
-def _halves(height: int, width: int) -> Iterator[Array]:
-    rows, cols = np.mgrid[:height, :width]
-    yield from (cols < width // 2, cols >= width // 2, rows < height // 2, rows >= height // 2)
+def halves(labels_HW: Array, number: int) -> Array:
+    """The pixels that may teach: of each class the half that lies left, right, above or below, in turn: [H, W]."""
+    rows, cols = np.mgrid[: labels_HW.shape[0], : labels_HW.shape[1]]
+    place = (cols, -cols, rows, -rows)[number % 4].ravel()
+    inside = np.zeros(labels_HW.size, bool)
+    for kind in np.unique(labels_HW[labels_HW > 0]):
+        own = np.flatnonzero(labels_HW.ravel() == kind)
+        inside[own[np.argsort(place[own], kind="stable")[: len(own) // 2]]] = True
+    return inside.reshape(labels_HW.shape)
 
 
 def score(feature_ND: Array, labels_HW: Array, drawn: Sequence[Draw]) -> list[float]:
@@ -78,11 +84,11 @@ def score(feature_ND: Array, labels_HW: Array, drawn: Sequence[Draw]) -> list[fl
 def pixel_features(model: HyperModel, scene: ProbeScene, pixels: int = 2) -> dict[str, Array]:
     """Features [H * W, D] of every pixel from each tap ("concat": embedding and last tap side by side).
 
-    The scene is enlarged until a side of a patch covers so many `pixels` of it, and cut into windows of the model's
-    own size, the last ones moved inwards.
+    The scene is enlarged until a side of a token of the last tap covers so many `pixels` of it, and cut into windows of
+    the model's own size, the last ones moved inwards.
     """
-    patch, side = model.size.patch_size, model.size.image_size
-    zoom = max(1, patch // pixels)
+    side = model.size.image_size
+    zoom = max(1, probe_stride(model) // pixels)
     near = max(side // zoom, 1)
     height, width = scene.cube_CHW.shape[1:]
     cube = np.pad(scene.cube_CHW, ((0, 0), (0, max(near - height, 0)), (0, max(near - width, 0))), mode="symmetric")
@@ -107,17 +113,14 @@ def _window(model: HyperModel, scene: ProbeScene, cube_CHW: Array, zoom: int) ->
     near = torch.from_numpy(np.ascontiguousarray(cube_CHW, np.float32))[None]
     large, patch = F.interpolate(near, scale_factor=zoom, mode="bilinear"), model.size.patch_size
     large = F.pad(large, (0, -large.shape[3] % patch, 0, -large.shape[2] % patch), mode="replicate")[0]
-    one = replace(scene, cube_CHW=large.numpy(), gsd_m=scene.gsd_m / zoom)
-    found = {}
-    for tap, token_ND in feature_maps(model, [one])[0].items():
-        # A merging backbone has fewer tokens in its last tap than in its embedding.
-        ratio = round((large.shape[1] * large.shape[2] / patch**2 / len(token_ND)) ** 0.5)
-        rows, cols = (-(-length // patch // ratio) for length in large.shape[1:])
-        map_1Dhw = torch.from_numpy(token_ND.T.reshape(1, -1, rows, cols))
-        size = [count * patch * ratio // zoom for count in (rows, cols)]
-        map_1DHW = F.interpolate(map_1Dhw, size=size, mode="bilinear")
-        found[tap] = map_1DHW[0, :, :height, :width].numpy()
-    return found
+    window = replace(scene, cube_CHW=large.numpy(), gsd_m=scene.gsd_m / zoom)
+    strides = {"embedding": model.feature_info[0].stride, "final": probe_stride(model)}
+    features = {}
+    for tap, map_Dhw in feature_maps(model, [window])[0].items():
+        size = [count * strides[tap] // zoom for count in map_Dhw.shape[1:]]
+        map_1DHW = F.interpolate(torch.from_numpy(map_Dhw)[None], size=size, mode="bilinear")
+        features[tap] = map_1DHW[0, :, :height, :width].numpy()
+    return features
 
 
 def spectra_rows(scene: ProbeScene) -> dict[str, Array]:

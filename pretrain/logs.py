@@ -13,6 +13,8 @@ SKIPPED, DROPPED = "skipped", "dropped"
 METRICS = "metrics.jsonl"
 SHOWN = 4
 LINE_BYTES = 4096  # more than a line of metrics has
+PROBE, UNTRAINED, BASIS = "probe/", "probe_untrained/", "probe_basis/"
+SOLVED = 0.95  # accuracy at which an untrained net leaves nothing for training to show
 
 
 def append(path: Path, rows: Sequence[dict[str, Any]]) -> None:
@@ -50,6 +52,13 @@ def sampled_metrics(path: Path, count: int) -> list[dict[str, Any]]:
     few = min(count, len(lines))
     picked = range(len(lines)) if few == len(lines) else [round(i * (len(lines) - 1) / (few - 1)) for i in range(few)]
     return [json.loads(lines[i]) for i in picked]
+
+
+def without_solved(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of metrics without the probes that an untrained net solves, since they do not tell runs apart."""
+    solved = {name.removeprefix(UNTRAINED) for name, value in row.items()
+              if name.startswith(UNTRAINED) and value >= SOLVED}  # fmt: skip
+    return {name: value for name, value in row.items() if name.partition("/")[2] not in solved or "/" not in name}
 
 
 def tail(run: Path, count: int) -> list[dict[str, Any]]:

@@ -7,6 +7,8 @@ Formulas, defaults and their sources are in docs/method.md.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -46,6 +48,13 @@ def material_contrast(pooled_BMD: Tensor, material_BM: Tensor, temperature: floa
     anchor = same.any(-1) & (other & ~same).any(-1)
     per_anchor = -(log_prob * same).sum(-1) / same.sum(-1).clamp_min(1)
     return (per_anchor * anchor).sum() / anchor.sum().clamp_min(1)
+
+
+def masks_at(masks_BPHW: Tensor, extent_hw: tuple[int, int], grid_hw: Sequence[int]) -> Tensor:
+    """Masks at the pixels of predicted ones, which cover the extent of a feature: [B, P, *grid_hw] of 0 and 1."""
+    below, beside = (side - own for side, own in zip(extent_hw, masks_BPHW.shape[-2:], strict=True))
+    share = F.interpolate(F.pad(masks_BPHW, (0, beside, 0, below)), tuple(grid_hw), mode="area")
+    return (share > 0.5).float()
 
 
 def mask_loss(logits: Tensor, iou: Tensor, target: Tensor, real: Tensor, config: ObjectiveConfig) -> Tensor:
@@ -109,10 +118,11 @@ class PretrainModel(nn.Module):
         self.student, self.config, self.precision = student, config, precision
         # The mask input of SAM's prompt encoder has no part in this objective.
         student.prompt_encoder.mask_downscaling.requires_grad_(False)
-        self.spectrum = SpectrumHead(student.size.embed_dim) if config.spectra else None
+        *_, self.tap, self.neck = student.feature_info
+        self.spectrum = SpectrumHead(self.tap.channels) if config.spectra else None
         self.distiller: Distiller | None = None
         if teacher_dim and config.distil:
-            self.distiller = Distiller([student.size.embed_dim, student.size.neck_dim], teacher_dim)
+            self.distiller = Distiller([self.tap.channels, self.neck.channels], teacher_dim)
 
     def forward(
         self, batch: Batch, teacher_BDhw: Tensor | None, use_boxes: bool, spark: Tensor | None = None
@@ -123,6 +133,7 @@ class PretrainModel(nn.Module):
         tells ZeRO 3, which reduces the gradients of a whole module at once, that they are all there.
         """
         last = None if spark is None else 0.0 * spark
+        image_hw = (batch.cube.shape[2], batch.cube.shape[3])
         with self._cast(batch.cube.device):
             maps = self.student.encode(batch.cube, batch.wavelength_nm, batch.gsd_m)
             semantic = self.student.semantic(maps[-1]) if self.config.contrast else None
@@ -132,10 +143,11 @@ class PretrainModel(nn.Module):
             pooled = pool_masks(semantic, batch.coverage, self.config.pool_power)
             terms["contrast"] = material_contrast(pooled, batch.material, self.config.temperature)
         if predicted is not None:
-            target = F.interpolate(batch.masks, predicted[0].shape[-2:], mode="area")
-            terms["masks"] = mask_loss(*predicted, (target > 0.5).float(), batch.prompted, self.config)
+            target = masks_at(batch.masks, self.neck.extent(image_hw), predicted[0].shape[-2:])
+            terms["masks"] = mask_loss(*predicted, target, batch.prompted, self.config)
         if self.distiller is not None and teacher_BDhw is not None:
-            terms["distil"] = self.distiller([maps[-2], maps[-1]], teacher_BDhw, batch.visible)
+            strides = [self.tap.stride, self.neck.stride]
+            terms["distil"] = self.distiller([maps[-2], maps[-1]], strides, image_hw, teacher_BDhw, batch.visible)
         if self.spectrum is not None:
             terms["spectra"] = spectra_loss(self.spectrum(maps[-2].float(), batch.hidden_nm), batch.hidden)
         loss = torch.stack([getattr(self.config, name) * value for name, value in terms.items()]).sum()
@@ -150,8 +162,8 @@ class PretrainModel(nn.Module):
         return torch.autocast(where.type, dtype if dtype != torch.float32 else None, enabled=dtype != torch.float32)
 
     def _predict(self, neck_BDhw: Tensor, batch: Batch, use_boxes: bool) -> tuple[Tensor, Tensor]:
-        """Masks and their predicted IoU from boxes, or from a point in each."""
-        image_hw = (batch.cube.shape[2], batch.cube.shape[3])
+        """Masks and their predicted IoU from boxes, or from a point in each; they cover the extent of the neck."""
+        image_hw = self.neck.extent((batch.cube.shape[2], batch.cube.shape[3]))
         if use_boxes:
             return self.student.predict_masks(neck_BDhw, image_hw, boxes_BP4=batch.boxes)
         labels = torch.ones_like(batch.points[..., :1])

@@ -30,20 +30,25 @@ def layer_of(name: str, depth: int) -> int:
     return 0 if FIRST.search(name) else depth + 1
 
 
-def parameter_groups(model: PretrainModel, layer_decay: float) -> tuple[list[dict[str, Any]], list[float]]:
+def parameter_groups(model: PretrainModel, config: PretrainConfig) -> tuple[list[dict[str, Any]], list[float]]:
     """Groups for the optimiser and the learning rate of each as a share of the run's: decay ^ (layers above it).
 
     Layer-wise decay as in BEiT and MAE fine-tuning: for a start from a checkpoint, whose first layers need the least.
+    The weights that the student names (`no_weight_decay`), and norms and biases of the heads, are not decayed.
     """
-    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    if layer_decay == 1:
-        return [{"params": [p for _, p in named]}], [1.0]
+    undecayed = {f"student.{name}" for name in model.student.no_weight_decay()}
     depth = len(model.student.image_encoder.blocks)
-    layers: dict[int, list[Tensor]] = {}
-    for name, p in named:
-        layers.setdefault(layer_of(name, depth), []).append(p)
-    found = sorted(layers)
-    return [{"params": layers[i]} for i in found], [layer_decay ** (depth + 1 - i) for i in found]
+    members: dict[tuple[int, bool], list[Tensor]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            layer = layer_of(name, depth) if config.layer_decay != 1 else depth + 1
+            decayed = parameter.ndim > 1 and name not in undecayed
+            members.setdefault((layer, decayed), []).append(parameter)
+    groups, shares = [], []
+    for layer, decayed in sorted(members):
+        groups.append({"params": members[layer, decayed], "weight_decay": config.weight_decay if decayed else 0.0})
+        shares.append(config.layer_decay ** (depth + 1 - layer))
+    return groups, shares
 
 
 class GuardedAdamW(torch.optim.AdamW):
@@ -72,8 +77,8 @@ def deepspeed_engine(model: PretrainModel, config: PretrainConfig) -> tuple[Any,
     """
     import deepspeed
 
-    groups, shares = parameter_groups(model, config.layer_decay)
-    options: dict[str, Any] = {"lr": config.lr, "betas": (0.9, 0.95), "weight_decay": config.weight_decay}
+    groups, shares = parameter_groups(model, config)
+    options: dict[str, Any] = {"lr": config.lr, "betas": (config.beta1, config.beta2)}
     sharded = config.zero_stage > 0
     settings = {
         "train_batch_size": config.global_batch,

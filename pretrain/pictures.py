@@ -113,9 +113,11 @@ class Pictures:
         if not ids:
             return told
         point_BPN2 = torch.from_numpy(points).to(neck_1Dhw.device)[None, :, None]
-        logits, iou = model.predict_masks(neck_1Dhw, labels_HW.shape, point_BPN2, torch.ones_like(point_BPN2[..., 0]))
+        height, width = labels_HW.shape
+        extent_hw = model.feature_info[-1].extent((height, width))
+        logits, iou = model.predict_masks(neck_1Dhw, extent_hw, point_BPN2, torch.ones_like(point_BPN2[..., 0]))
         best = logits[0].float()[torch.arange(len(ids)), iou[0].argmax(1)]
-        masks = F.interpolate(best[None], labels_HW.shape, mode="bilinear", align_corners=False)[0] > 0
+        masks = F.interpolate(best[None], extent_hw, mode="bilinear", align_corners=False)[0, :, :height, :width] > 0
         for index in masks.sum((1, 2)).argsort(descending=True).tolist():
             told[masks[index].cpu().numpy()] = ids[index]
         return told

@@ -1,7 +1,4 @@
-"""Evidence that training works: linear and few-label probes of the frozen net against the strongest random one.
-
-A falling loss proves nothing. The same input, labels and probes are given to untrained nets: small and unit kernels,
-position on and off, the last tap, the embedding, and both together; the best of them, per score, is the bar.
+"""Linear and few-label probes of a frozen net.
 
 Scores, on scenes that training never saw:
     in-scene   3 labelled patches a material, all from ONE instance; scored on other instances only
@@ -12,7 +9,7 @@ Scores, on scenes that training never saw:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,8 +18,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hypervision import HyperModel, create_model
-from pretrain.student import smooth_kernels
+from hypervision import FeatureInfo, HyperModel
+from pretrain.data import token_means
 
 Array = NDArray[Any]
 PURITY = 0.75
@@ -70,30 +67,52 @@ def pure_patches(instances: Array, materials: Array, patch: int) -> tuple[Array,
     return keep, np.array([kinds[i] for i in top[keep]], np.int64), top[keep]
 
 
+def probe_stride(model: HyperModel) -> int:
+    """Side in pixels of what one probed feature stands for: a token of the last tap."""
+    return model.feature_info[-2].stride
+
+
+def model_input(model: HyperModel, scenes: Sequence[ProbeScene]) -> Tensor:
+    """Cubes [B, C, H, W] as training gives them to a model: in mode "public" over the maximum of their scene."""
+    cube_BCHW = torch.from_numpy(np.stack([scene.cube_CHW for scene in scenes])).to(next(model.parameters()).device)
+    if model.size.input_mode == "public":
+        own = [scene.cube_CHW.max() if scene.maximum is None else scene.maximum for scene in scenes]
+        cube_BCHW = cube_BCHW / cube_BCHW.new_tensor(own).clamp_min(1e-20)[:, None, None, None]
+    return cube_BCHW
+
+
 @torch.inference_mode()
 def feature_maps(model: HyperModel, scenes: Sequence[ProbeScene], batch: int = 8) -> list[dict[str, Array]]:
-    """{"embedding", "final"} token features [N, D] of every scene."""
+    """{"embedding", "final"} feature maps [D, h, w] of every scene, each at its own stride."""
     out: list[dict[str, Array]] = []
     for start in range(0, len(scenes), batch):
         group = scenes[start : start + batch]
-        cube = torch.from_numpy(np.stack([scene.cube_CHW for scene in group])).to(next(model.parameters()).device)
-        if model.size.input_mode == "public":
-            own = [scene.cube_CHW.max() if scene.maximum is None else scene.maximum for scene in group]
-            cube = cube / torch.tensor(own, dtype=cube.dtype, device=cube.device).clamp_min(1e-20)[:, None, None, None]
         wl = tuple(group[0].wl_C.tolist())
         seen: list[Tensor] = []
         hook = model.image_encoder.blocks[0].register_forward_pre_hook(lambda _, given, to=seen: to.append(given[0]))
-        final = model.encode(cube, wl, [scene.gsd_m for scene in group])[-2].flatten(2).transpose(1, 2)
+        final = model.encode(model_input(model, group), wl, [scene.gsd_m for scene in group])[-2]
         hook.remove()
-        embedded = seen[0].flatten(1, 2)
+        embedded = seen[0].permute(0, 3, 1, 2)
         out += [{"embedding": e.cpu().numpy(), "final": f.cpu().numpy()} for e, f in zip(embedded, final, strict=True)]
     return out
 
 
-def with_concat(maps: dict[str, Array]) -> dict[str, Array]:
-    """The taps, and "concat": embedding and final side by side, each of unit deviation."""
-    scaled = [maps[name] / (maps[name].std() + 1e-9) for name in ("embedding", "final")]
-    return {**maps, "concat": np.concatenate(scaled, 1)}
+def on_final_grid(maps: dict[str, Array]) -> dict[str, Array]:
+    """Both maps as features [N, D] of the tokens of the last tap: the mean of the embeddings that each was made of."""
+    rows, cols = maps["final"].shape[1:]
+    ratio = -(-maps["embedding"].shape[1] // rows)
+    info = FeatureInfo("embedding", len(maps["embedding"]), ratio)
+    means = token_means(maps["embedding"], info) if ratio > 1 else maps["embedding"]
+    return {
+        "embedding": np.ascontiguousarray(means.reshape(len(means), rows * cols).T, np.float32),
+        "final": np.ascontiguousarray(maps["final"].reshape(len(maps["final"]), rows * cols).T),
+    }
+
+
+def with_concat(features: dict[str, Array]) -> dict[str, Array]:
+    """The taps [N, D], and "concat": embedding and final side by side, each of unit deviation."""
+    scaled = [features[name] / (features[name].std() + 1e-9) for name in ("embedding", "final")]
+    return {**features, "concat": np.concatenate(scaled, 1)}
 
 
 def scene_features(
@@ -106,11 +125,20 @@ def scene_features(
     result: dict[str, list[Patches]] = {tap: [] for tap in taps}
     for group in by_sensor.values():
         for scene, maps in zip(group, feature_maps(model, group), strict=True):
-            index, material, instance = pure_patches(scene.instances, scene.materials, model.size.patch_size)
-            both = with_concat(maps)
+            index, material, instance = pure_patches(scene.instances, scene.materials, probe_stride(model))
+            both = with_concat(on_final_grid(maps))
             for tap in taps:
                 result[tap].append(Patches(scene.sensor, both[tap][index], material, instance, index))
     return result
+
+
+def tested_in_scene(scene: Patches) -> Array:
+    """Which patches `in_scene` may ask: those of materials with two instances, if there are two such: [N] booleans."""
+    kinds = [
+        kind for kind in np.unique(scene.material)
+        if len(np.unique(scene.instance[scene.material == kind])) > 1
+    ]  # fmt: skip
+    return np.isin(scene.material, kinds) if len(kinds) > 1 else np.zeros(len(scene.material), bool)
 
 
 def in_scene(scenes: Sequence[Patches], seed: int) -> float:
@@ -220,27 +248,6 @@ def probe_scores(
     return in_scene_scores(test, unseen, seed) | pooled_scores(train, test, unseen, seed)
 
 
-def random_nets(model: HyperModel, seed: int, smooth: bool = False) -> dict[str, HyperModel]:
-    """Untrained nets like a model, where it is: small and unit kernels (smooth or not), position on and off."""
-    nets, options, where = {}, asdict(model.size), next(model.parameters()).device
-    for kernels in ("small", "unit"):
-        for position in (True, False):
-            torch.manual_seed(seed)
-            net = create_model(model.name, **options)
-            encoder = net.image_encoder
-            with torch.no_grad():
-                if kernels == "unit":
-                    encoder.point_spectral_weight_bank_w.normal_()
-                    encoder.block_spectral_weight_bank_w.normal_()
-                if smooth:
-                    smooth_kernels(net)
-                if not position:
-                    for parameter in encoder.pos_embed_mlp.layers[-1].parameters():
-                        parameter.zero_()
-            nets[f"{kernels} kernels{'' if position else ', no position'}"] = net.to(where)
-    return nets
-
-
 def spectra_features(scenes: Sequence[ProbeScene], patch: int) -> list[Patches]:
     """For comparison: mean shape spectra of the patches themselves, L2-normalised (in-scene probe only)."""
     out = []
@@ -253,60 +260,3 @@ def spectra_features(scenes: Sequence[ProbeScene], patch: int) -> list[Patches]:
         mean = mean / np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-12)
         out.append(Patches(scene.sensor, mean[index], material, instance, index))
     return out
-
-
-@dataclass
-class Evidence:
-    """Scores of the trained net, of the strongest random net for each score, and of spectra where they apply."""
-
-    trained: dict[str, float]
-    random: dict[str, float]
-    random_from: dict[str, str]
-    spectra: dict[str, float]
-
-    @property
-    def margins(self) -> dict[str, float]:
-        """Trained minus strongest random."""
-        return {name: self.trained[name] - self.random[name] for name in self.trained}
-
-
-def net_scores(
-    net: HyperModel,
-    train: Sequence[ProbeScene],
-    test: Sequence[ProbeScene],
-    unseen: Sequence[str],
-    seed: int,
-    taps: Sequence[str] = ("final",),
-) -> dict[str, dict[str, float]]:
-    """The scores of each tap of a net."""
-    first, second = scene_features(net, train, taps), scene_features(net, test, taps)
-    return {tap: probe_scores(first[tap], second[tap], unseen, seed) for tap in taps}
-
-
-def strongest_random(
-    model: HyperModel,
-    train: Sequence[ProbeScene],
-    test: Sequence[ProbeScene],
-    unseen: Sequence[str],
-    seed: int,
-    smooth: bool = False,
-) -> tuple[dict[str, float], dict[str, str]]:
-    """For each score the best of twelve untrained forms of a model, and which it was."""
-    bar: dict[str, float] = {}
-    source: dict[str, str] = {}
-    for name, net in random_nets(model, seed, smooth).items():
-        for tap, found in net_scores(net, train, test, unseen, seed, ("final", "embedding", "concat")).items():
-            for key, value in found.items():
-                if value > bar.get(key, -1.0):
-                    bar[key], source[key] = value, f"{name}, {tap}"
-    return bar, source
-
-
-def gather_evidence(
-    model: HyperModel, train: Sequence[ProbeScene], test: Sequence[ProbeScene], unseen: Sequence[str], seed: int
-) -> Evidence:
-    """Run the protocol on held-out scenes; `unseen` names the sensors that training never saw."""
-    own = net_scores(model.eval(), train, test, unseen, seed)["final"]
-    bar, source = strongest_random(model, train, test, unseen, seed)
-    spectra = in_scene_scores(spectra_features(test, model.size.patch_size), unseen, seed)
-    return Evidence(own, bar, source, spectra)

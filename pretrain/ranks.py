@@ -52,15 +52,13 @@ def from_rank0(function: Callable[[], T]) -> T:
     return box[0]  # type: ignore[no-any-return]
 
 
-def mean_over_ranks(values: dict[str, float]) -> dict[str, float]:
-    """Mean of each value over all ranks (keys must be the same everywhere)."""
+def mean_over_ranks(values_N: torch.Tensor) -> torch.Tensor:
+    """Mean of each value over all ranks; every rank gives as many, on its own device."""
     if world() == 1:
-        return values
-    packed = torch.tensor([values[name] for name in sorted(values)], dtype=torch.float64)
-    if dist.get_backend() == "nccl":
-        packed = packed.to(device())
-    dist.all_reduce(packed)
-    return dict(zip(sorted(values), (packed / world()).tolist(), strict=True))
+        return values_N
+    total = values_N.clone()
+    dist.all_reduce(total)
+    return total / world()
 
 
 def barrier() -> None:

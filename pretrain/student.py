@@ -23,6 +23,13 @@ def build_student(spec: RunSpec) -> HyperModel:
     return model.train()
 
 
+def untrained_student(spec: RunSpec) -> HyperModel:
+    """The student of a run with random weights, also where the run starts from others; no random state is moved."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(spec.seed)
+        return create_model(spec.model.name, input_mode=spec.model.input_mode, **spec.model.options)
+
+
 @torch.no_grad()
 def smooth_kernels(model: HyperModel, detail: float = 0.1) -> None:
     """Kernels that begin as one number a band for the whole patch, and a share of as much for each pixel."""

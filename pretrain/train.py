@@ -6,13 +6,12 @@ stream -> loader (read ahead) -> teacher features -> engine -> metrics
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -25,17 +24,17 @@ from distill.teacher import Teacher
 from distill.views import View
 from pretrain.checkpoint import Checkpoints
 from pretrain.config import RunSpec
-from pretrain.data import VIEWS_PER_IMAGE, Batch, TrainingViews
-from pretrain.heldout import held_out, probe_held_out
+from pretrain.data import VIEWS_PER_IMAGE, Batch, StudentInput, TrainingViews
+from pretrain.heldout import HeldOutScore, held_out, probe_held_out, probe_row
 from pretrain.logs import DROPPED, SKIPPED, MetricsLog, append, read_all, shown
 from pretrain.objective import DTYPES, PretrainModel
 from pretrain.optimizing import MeanWeights, deepspeed_engine, gradient_norm, whole_weights
 from pretrain.pictures import Pictures
-from pretrain.probe import ProbeScene
+from pretrain.probe import ProbeScene, probe_stride
 from pretrain.ranks import barrier, device, from_rank0, local_world, mean_over_ranks, rank, world
 from pretrain.saving import restore, save
 from pretrain.speed import Speedometer, device_flops, forward_flops, memory_bytes
-from pretrain.student import build_student
+from pretrain.student import build_student, untrained_student
 from sharding.allocation import cores
 from sharding.errors import HyperVisionError, InputError, Killed
 from sharding.lifeline import StopFlag, die_with_parent
@@ -73,11 +72,11 @@ class Trainer:
         )
         student = build_student(spec)
         false_colour = spec.teacher.without_visible == "false-colour"
-        public = student.size.input_mode == "public"
-        views = TrainingViews(config.sample, student.size.patch_size, public, false_colour)
+        views = TrainingViews(config.sample, StudentInput.of(student), false_colour)
         self.waited, self.dropped, self.seen = 0.0, 0, Counter[str]()
         self.speed: Speedometer | None = None
         self.held_out: dict[str, list[ProbeScene]] | None = None
+        self.untrained: dict[str, HeldOutScore] = {}
         self.passes = config.global_batch // world() // config.micro_batch
         self.loader = Loader(self.stream, views, config.loader, held=2)  # one is trained on, one is being read
         self.teacher, self.cache = self._teacher()
@@ -133,47 +132,53 @@ class Trainer:
     def step(self, step: int, batches: Iterator[tuple[Batch, torch.Tensor | None]]) -> dict[str, float]:
         """One optimiser step; returns the mean of each term over all ranks, the share of ranks told to "stop", and
         whether the step was "dropped" by all of them, since a loss or the gradient is not finite.
+
+        The numbers reach the host once, at the end of the step.
         """
         use_boxes = bool(keyed_rng("boxes", self.spec.seed, step).integers(2))
         for group, share in zip(self.engine.optimizer.param_groups, self.shares, strict=True):
             group["lr"] = self.config.learning_rate(step) * share
-        sums: dict[str, float] = {}
-        had: list[str] = []
-        wrong: dict[str, list[str]] = {}  # terms that are not finite: keys of their micro-batches
+        names: tuple[str, ...] = ()
+        values: list[torch.Tensor] = []  # of each micro-batch; they stay on the device until the step is done
+        keys: list[list[str]] = []
         for batch, features in islice(batches, self.passes):
             moved, seen = batch.to(device()), None if features is None else features.to(device())
             if self.speed is None:
                 self.speed = self._measure(moved, seen, use_boxes)
             loss, terms = self.engine(moved, seen, use_boxes, *self._spark())
-            values = {name: float(value.detach()) for name, value in {"loss": loss, **terms}.items()}
-            had += batch.keys
-            if math.isfinite(values["loss"]):
-                sums = {name: sums.get(name, 0.0) + value / self.passes for name, value in values.items()}
-            else:  # its gradient is not finite either, so no rank takes the step
-                for name in (name for name, value in values.items() if not math.isfinite(value)):
-                    wrong.setdefault(name, []).extend(batch.keys)
+            names = ("loss", *terms)
+            values.append(torch.stack([value.detach().double() for value in (loss, *terms.values())]))
+            keys.append(batch.keys)
             self.engine.backward(loss)
             self.engine.step()
-        mine = {name: sums.get(name, 0.0) for name in ("loss", *terms)}
-        told = mean_over_ranks({**mine, "stop": float(self.stop.asked), "wrong": float(bool(wrong))})
-        self._judge(step, told, wrong, had)
-        return told
+        values_PT = torch.stack(values)
+        # The gradient of a loss that is not finite is not finite either, so no rank takes the step.
+        finite_P1 = values_PT[:, :1].isfinite()
+        own = torch.where(finite_P1, values_PT, 0.0).sum(0) / self.passes
+        flags = torch.stack([own.new_tensor(float(self.stop.asked)), (~finite_P1).any().double()])
+        *means, stop, wrong = mean_over_ranks(torch.cat([own, flags])).tolist()
+        step_means = {**dict(zip(names, means, strict=True)), "stop": stop}
+        not_finite = _not_finite(names, values_PT, keys) if wrong else {}
+        step_means["dropped"] = self._dropped(step, not_finite, wrong > 0, [key for part in keys for key in part])
+        return step_means
 
     def _spark(self) -> list[torch.Tensor]:
         """What ZeRO 3 needs beside a batch, see `PretrainModel.forward`."""
         return [torch.zeros((), device=device(), requires_grad=True)] if self.config.zero_stage == 3 else []
 
-    def _judge(self, step: int, told: dict[str, float], wrong: dict[str, list[str]], had: list[str]) -> None:
-        """Say whether the step was "dropped", and list what this rank had to do with it.
+    def _dropped(self, step: int, not_finite: dict[str, list[str]], some_loss: bool, keys: list[str]) -> float:
+        """1 if all ranks left the step out; lists what this rank had to do with it.
 
-        An overflow with finite losses is how fp16 finds its loss scale, so there it does not count.
+        `not_finite` are this rank's terms with the keys of their micro-batches, `some_loss` tells whether any rank has
+        such a term. An overflow with finite losses is how fp16 finds its loss scale, so there it does not count.
         """
-        some_loss, applied = told.pop("wrong") > 0, self.engine.was_step_applied()
-        told["dropped"] = float(not applied and (some_loss or self.config.precision != "fp16"))
-        if told["dropped"] and (wrong or not some_loss):
-            keys = [key for some in wrong.values() for key in some] or had
-            row = {"step": step, "keys": sorted(set(keys)), "terms": sorted(wrong) or ["gradient"]}
+        applied = self.engine.was_step_applied()
+        dropped = not applied and (some_loss or self.config.precision != "fp16")
+        if dropped and (not_finite or not some_loss):
+            concerned = {key for part in not_finite.values() for key in part} or set(keys)
+            row = {"step": step, "keys": sorted(concerned), "terms": sorted(not_finite) or ["gradient"]}
             append(self.run / f"{DROPPED}-{rank()}.jsonl", [row])
+        return float(dropped)
 
     def _row(self, step: int, terms: dict[str, float], seconds: float) -> dict[str, Any]:
         """The numbers of a step for the log; `samples` of each dataset since the first step."""
@@ -241,9 +246,10 @@ class Trainer:
                 break
         barrier()
 
-    def _look(self, step: int) -> dict[str, float]:
+    def _look(self, step: int) -> dict[str, Any]:
         """Draw the picture and probe the student where it is time to; scores for the log."""
-        config, scores = self.config, {}
+        config = self.config
+        scores: dict[str, Any] = {}
         draw, probe = ((every > 0 and step % every == 0) for every in (config.pictures_every, config.probe_every))
         if not draw and not probe:
             return {}
@@ -255,15 +261,16 @@ class Trainer:
                     scores = self._probe()
             except Exception:  # a damaged tile or scene: who only looks on must not end the run
                 print(f"after step {step}: no picture or no probe", traceback.format_exc(), file=sys.stderr)
-        return {f"probe/{name}": round(value, 4) for name, value in scores.items()}
+        return scores
 
-    def _probe(self) -> dict[str, float]:
-        """Scores on the held-out datasets."""
+    def _probe(self) -> dict[str, Any]:
+        """Scores on the held-out datasets for the log, beside those of an untrained net and what they rest on."""
         student, spec = self.engine.module.student, self.spec
         if self.held_out is None:
-            windows = (student.size.image_size, student.size.patch_size, self.config.probe_scenes)
+            windows = (student.size.image_size, probe_stride(student), self.config.probe_scenes)
             self.held_out = held_out(Path(spec.workdir), spec.held_out, *windows)
-        return probe_held_out(student, self.held_out)
+            self.untrained = probe_held_out(untrained_student(spec).to(device()), self.held_out)
+        return probe_row(probe_held_out(student, self.held_out), self.untrained)
 
     def _tell_skipped(self) -> None:
         """Append what this rank could not read to its list."""
@@ -275,6 +282,15 @@ class Trainer:
         if self.cache is not None and self.spec.teacher.mode == "fill":
             cache = self.cache
             from_rank0(lambda: len(cache.pack()))
+
+
+def _not_finite(names: Sequence[str], values_PT: torch.Tensor, keys: list[list[str]]) -> dict[str, list[str]]:
+    """The terms that are not finite in micro-batches whose loss is not, with the keys of those micro-batches."""
+    found: dict[str, list[str]] = {}
+    for row, batch_keys in zip(values_PT.isfinite().tolist(), keys, strict=True):
+        for name in (name for name, finite in zip(names, row, strict=True) if not finite and not row[0]):
+            found.setdefault(name, []).extend(batch_keys)
+    return found
 
 
 def _lost_peer(error: Exception) -> bool:

@@ -6,7 +6,7 @@ import torch
 
 from distill.cache import FeatureCache, features_for, pack_features
 from distill.fill import Rates, measure_rates
-from distill.losses import Distiller
+from distill.losses import Distiller, at_tokens
 from distill.teacher import Teacher, cache_bytes, feature_shape
 from distill.views import TeacherConfig, View, apply_view
 from sharding.errors import ConfigError
@@ -157,6 +157,13 @@ def test_distillation_is_zero_at_the_target_and_skips_what_it_should():
     with torch.no_grad():
         loss.projectors[0].weight.copy_(torch.eye(4)[:, :, None, None])
     student = (target - loss.mean[:, None, None]) / loss.std[:, None, None]
-    assert loss([student], target, torch.ones(2)).item() == pytest.approx(0, abs=1e-5)
-    assert loss([-student], target, torch.zeros(2)).item() == 0
-    assert loss([-student], target, torch.tensor([1.0, 0.0])).item() > 1
+    lie = [8], (24, 24)
+    assert loss([student], *lie, target, torch.ones(2)).item() == pytest.approx(0, abs=1e-5)
+    assert loss([-student], *lie, target, torch.zeros(2)).item() == 0
+    assert loss([-student], *lie, target, torch.tensor([1.0, 0.0])).item() > 1
+
+
+def test_a_map_is_asked_where_tokens_lie_also_beyond_the_edge():
+    ramp = torch.arange(0.5, 24).expand(1, 1, 24, 24)  # tells x
+    assert at_tokens(ramp, (3, 3), (24, 24), 8)[0, 0, 0].tolist() == [4, 12, 20]
+    torch.testing.assert_close(at_tokens(ramp, (3, 2), (24, 24), 16)[0, 0, 0], torch.tensor([8.0, 23.5]))

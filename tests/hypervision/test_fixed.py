@@ -38,7 +38,7 @@ def test_a_program_runs_without_this_package(tmp_path, options):
 
 def test_a_size_that_does_not_fit_and_a_camera_that_is_not_seen(tmp_path):
     model = create_model("hypervision_nano")
-    with pytest.raises(ValueError, match="no multiple of the patch size 8"):
+    with pytest.raises(ValueError, match="no multiple of the patch size 4"):
         export_program(model, tmp_path / "m.pt2", WL, 0.01, (50, 40))
     with pytest.raises(ValueError, match="this model cannot see it"):
         export_program(model, tmp_path / "m.pt2", (2900.0,), 0.01, (48, 40))
@@ -47,5 +47,7 @@ def test_a_size_that_does_not_fit_and_a_camera_that_is_not_seen(tmp_path):
 def test_the_card_tells_maps_and_their_strides():
     told = card(create_model("hypervision_base", image_size=64, embed_dim=32, depth=6, num_heads=2,
                              global_blocks=[1, 3, 5], merge_blocks=[2, 6]))  # fmt: skip
-    assert [(row["after_block"], row["stride"]) for row in told["maps"]] == [(1, 16), (2, 16), (5, 32), ("neck", 32)]
+    assert [(row["name"], row["channels"], row["stride"]) for row in told["maps"]] == [
+        ("block_1", 32, 16), ("block_2", 32, 16), ("block_5", 32, 32), ("neck", 256, 32),
+    ]  # fmt: skip
     assert told["normalisation"].startswith("divide each cube by its maximum") and told["sees_nm"] == [390, 2510]

@@ -61,7 +61,7 @@ def test_merged_form_and_any_size_divisible_by_the_patch():
         ({"wl": [1000.0 + i / 10 for i in range(10)], "bands": 10}, "this model cannot see it"),
         ({"wl": [WL] * 3}, "3 wavelength lists for a batch of 2"),
         ({"nan": True}, "NaN or infinite"),
-        ({"side": 30}, "multiple of the patch size 8"),
+        ({"side": 30}, "multiple of the patch size 4"),
     ],
 )
 def test_wrong_input_is_one_sentence(change, sentence):

@@ -6,7 +6,8 @@ import torch
 
 from hypervision import create_model
 from pretrain.baselines import Supervised, labelled_tokens, matched_scores, pca_scores, shape_spectra
-from pretrain.probe import ProbeScene, random_nets, strongest_random
+from pretrain.evidence import random_nets, strongest_random
+from pretrain.probe import ProbeScene
 
 SMALL = {"image_size": 32, "embed_dim": 32, "depth": 2, "num_heads": 2, "global_blocks": [0, 1], "neck_dim": 32}
 WIDE, NARROW = np.linspace(450.0, 950.0, 40), np.linspace(600.0, 800.0, 25)

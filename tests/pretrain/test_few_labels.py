@@ -26,22 +26,24 @@ def test_halves_take_turns_and_never_share_a_pixel():
     labels = fields().materials
     found = draws(labels, 3, 6, seed=1)
     cols, rows = (np.arange(labels.size) % 26, np.arange(labels.size) // 26)
-    sides = [cols < 13, cols >= 13, rows < 10, rows >= 10]
+    places = [cols, -cols, rows, -rows]
     for number, one in enumerate(found):
-        assert sides[number % 4][one.teach].all() and not sides[number % 4][one.test].any()
         assert np.bincount(labels.ravel()[one.teach]).tolist() == [0, 3, 3] and (labels.ravel()[one.test] > 0).all()
+        for kind in (1, 2):
+            own = {name: part[labels.ravel()[part] == kind] for name, part in vars(one).items()}
+            place = places[number % 4]
+            assert not set(own["teach"]) & set(own["test"]) and place[own["teach"]].max() <= place[own["test"]].min()
     assert all((a.teach == b.teach).all() for a, b in zip(found, draws(labels, 3, 6, seed=1), strict=True))
     assert (found[0].teach != found[4].teach).any()
 
 
-def test_a_class_that_one_half_lacks_is_left_out_and_too_few_pixels_are_told():
+def test_each_class_is_on_both_sides_and_too_few_pixels_are_told():
     labels = np.zeros((8, 8), int)
-    labels[:, :2], labels[:, 2:4], labels[:, 5:7] = 1, 3, 1
-    labels[0, 4] = 3
-    with pytest.raises(ValueError, match="no half of the scene has two classes of 40 pixels"):
+    labels[:, :2], labels[:, 5:7] = 1, 3  # a cut through the middle would leave each on one side
+    with pytest.raises(ValueError, match="no two classes of the scene have 40 pixels in one half"):
         draws(labels, 40, 2, seed=0)
-    (one,) = draws(labels, 2, 1, seed=0)
-    assert set(labels.ravel()[one.test]) == {1, 3}
+    for one in draws(labels, 2, 4, seed=0):
+        assert set(labels.ravel()[one.test]) == set(labels.ravel()[one.teach]) == {1, 3}
 
 
 @pytest.mark.parametrize("merge", [(), (0,)])

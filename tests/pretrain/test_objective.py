@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from hypervision import FeatureInfo
 from pretrain.config import ObjectiveConfig, PretrainConfig, SampleConfig
-from pretrain.data import TrainingViews, hidden_spectra, token_coverage, visible_bands
+from pretrain.data import StudentInput, TrainingViews, hidden_spectra, token_coverage, token_means, visible_bands
 from pretrain.objective import SpectrumHead, mask_loss, material_contrast, pool_masks, spectra_loss
 from pretrain.probe import Patches, fit_linear, in_scene
 from sharding.batches import choose_bands
@@ -54,12 +55,12 @@ def test_hidden_spectra_do_not_depend_on_brightness_and_leave_out_the_dark():
     hidden = np.stack([np.full((8, 8), 0.5), np.full((8, 8), 9.0)])
     light = np.repeat(np.repeat([[1.0, 20.0], [0.0, 3.0]], 4, 0), 4, 1)
     want = np.array([[[-0.5, -0.5], [np.nan, -0.5]], [[4.0, 4.0], [np.nan, 4.0]]])
-    saturated = np.zeros((8, 8), bool)
-    np.testing.assert_allclose(hidden_spectra(seen * light, hidden * light, 4, saturated), want)
+    saturated, info = np.zeros((8, 8), bool), FeatureInfo("any", 1, 4)
+    np.testing.assert_allclose(hidden_spectra(seen * light, hidden * light, info, saturated), want)
     saturated[7, 7] = True
     want[:, 1, 1] = np.nan
-    np.testing.assert_allclose(hidden_spectra(seen * light, hidden * light, 4, saturated), want)
-    assert hidden_spectra(seen, hidden[:0], 4, saturated).shape == (0, 2, 2)
+    np.testing.assert_allclose(hidden_spectra(seen * light, hidden * light, info, saturated), want)
+    assert hidden_spectra(seen, hidden[:0], info, saturated).shape == (0, 2, 2)
 
 
 def test_spectra_loss_counts_only_what_there_is_to_tell():
@@ -81,7 +82,8 @@ def test_one_read_out_serves_every_camera():
 
 
 def batch_of(ref, config, public=False, false_colour=False):
-    views = TrainingViews(config, 8, public, false_colour)
+    info = FeatureInfo("any", 1, 8)
+    views = TrainingViews(config, StudentInput(info, info, public, "nearest"), false_colour)
     plan = views.plan(ref, ref.small_members(views.members), 0, 0)
     # What a slot held before must not shine through.
     arrays = {name: np.full(shape, 7, dtype) for name, (shape, dtype) in views.layout([plan]).items()}
@@ -169,7 +171,14 @@ def test_a_window_that_the_model_cannot_see_is_drawn_again():
 def test_coverage_counts_pixels_of_each_token():
     labels = np.zeros((8, 8), int)
     labels[:4, :6] = 3
-    np.testing.assert_allclose(token_coverage(labels, np.array([3]), 4), [[[1, 0.5], [0, 0]]])
+    np.testing.assert_allclose(token_coverage(labels, np.array([3]), FeatureInfo("any", 1, 4)), [[[1, 0.5], [0, 0]]])
+
+
+def test_a_token_that_hangs_over_the_edge_counts_the_pixels_there_are():
+    image = np.arange(30.0).reshape(1, 5, 6)
+    want = [[[image[0, :4, :4].mean(), image[0, :4, 4:].mean()], [image[0, 4:, :4].mean(), image[0, 4:, 4:].mean()]]]
+    np.testing.assert_allclose(token_means(image, FeatureInfo("any", 1, 4)), want)
+    assert FeatureInfo("any", 1, 4).grid((5, 6)) == (2, 2) and FeatureInfo("any", 1, 4).extent((5, 6)) == (8, 8)
 
 
 @pytest.mark.parametrize(

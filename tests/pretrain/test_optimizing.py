@@ -19,17 +19,37 @@ def model():
 
 
 def test_every_parameter_is_in_one_group_and_deeper_ones_learn_faster(model):
-    groups, shares = parameter_groups(model, 0.5)
+    groups, shares = parameter_groups(model, PretrainConfig(layer_decay=0.5))
     wanted = {id(p) for p in model.parameters() if p.requires_grad}
     assert sorted(id(p) for group in groups for p in group["params"]) == sorted(wanted)
-    assert shares == [0.5**4, 0.5**3, 0.5**2, 0.5, 1.0]
-    first = {id(p) for p in groups[0]["params"]}
+    assert shares == [share for share in (0.5**4, 0.5**3, 0.5**2, 0.5, 1.0) for _ in range(2)]
+    first = {id(p) for p in groups[1]["params"]}
     assert id(model.student.image_encoder.point_spectral_weight_bank_w) in first
     assert [
         layer_of(name, 3) for name in ("student.image_encoder.blocks.2.attn.qkv.weight", "spectrum.norm.weight")
     ] == [3, 4]
-    (one,), (share,) = parameter_groups(model, 1.0)
-    assert share == 1 and len(one["params"]) == len(wanted)
+    groups, shares = parameter_groups(model, PretrainConfig())
+    assert shares == [1, 1] and sum(len(group["params"]) for group in groups) == len(wanted)
+
+
+def test_norms_biases_tables_and_tokens_are_not_decayed(model):
+    (still, decayed), _ = parameter_groups(model, PretrainConfig(weight_decay=0.3))
+    assert (still["weight_decay"], decayed["weight_decay"]) == (0.0, 0.3)
+    names = {id(p): name for name, p in model.named_parameters()}
+    some = {names[id(p)] for p in still["params"]}
+    for name in (
+        "student.image_encoder.blocks.0.norm1.weight", "student.image_encoder.blocks.0.attn.qkv.bias",
+        "student.image_encoder.blocks.0.attn.rel_pos_h", "student.mask_decoder.mask_tokens.weight",
+        "student.prompt_encoder.point_embeddings.2.weight", "student.image_encoder.neck.1.weight",
+        "spectrum.norm.weight",
+    ):  # fmt: skip
+        assert name in some, name
+    rest = {names[id(p)] for p in decayed["params"]}
+    assert {
+        "student.image_encoder.point_spectral_weight_bank_w", "spectrum.query.0.weight",
+        "student.mask_decoder.transformer.layers.0.cross_attn_token_to_image.q_proj.weight",
+    } <= rest  # fmt: skip
+    assert all(dict(model.named_parameters())[name].ndim > 1 for name in rest)
 
 
 def test_the_mean_follows_the_weights(model, tmp_path):
