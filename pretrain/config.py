@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from distill.views import TeacherConfig
@@ -20,7 +21,8 @@ TERMS = ("contrast", "masks", "distil", "spectra")  # of the objective; each has
 
 @dataclass
 class ModelConfig:
-    """The student by name; any field of `hypervision.sizes.ModelSize` in `options`; weights to start from.
+    """The student by name; any field of `hypervision.sizes.ModelSize` in `options`; weights to start from; `decoder`:
+    weights of the SAM family that prompt encoder and mask decoder start from (neck_dim 256).
 
     `kernels` of a start from nothing: "rough" (every pixel of a patch drawn alone, as in the public code), "smooth"
     (one draw a band for the whole patch, a tenth as much for each pixel), which begins with the mean of a patch, or
@@ -31,14 +33,17 @@ class ModelConfig:
     input_mode: str = "shape"
     kernels: str = "rough"
     checkpoint: str | None = None
+    decoder: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
     def check(self) -> None:
-        """Refuse kernels that there are not.
+        """Refuse kernels and weights that there are not.
 
         Raises:
-            ConfigError: naming those that there are.
+            ConfigError: naming the kernels that there are, or the file that there is not.
         """
+        if self.decoder is not None and not Path(self.decoder).is_file():
+            raise ConfigError(f"model.decoder {self.decoder} is not there: give the weights of a SAM, or leave it out")
         if self.kernels not in KERNELS:
             raise ConfigError(f"model.kernels {self.kernels!r} is not one of {', '.join(KERNELS)}")
 

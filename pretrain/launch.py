@@ -180,9 +180,10 @@ def pretrain(spec: RunSpec, options: RunOptions) -> StageResult:
             delete(path)
     newest = checkpoints.newest_valid()
     begun = newest[0] if newest else 0
-    if begun < spec.pretrain.steps:
-        _start(spec, run, options)
     result = StageResult("pretrain", run, spec.pretrain.steps, spec.pretrain.steps - begun)
+    if begun < spec.pretrain.steps:
+        result.notes += _decoder_notes(spec)
+        _start(spec, run, options)
     result.bytes = sum(read_record(path).bytes for _, path in checkpoints.records())
     result.seconds = time.perf_counter() - started
     skipped = len(read_all(run, SKIPPED))
@@ -199,6 +200,18 @@ def pretrain(spec: RunSpec, options: RunOptions) -> StageResult:
             told = f"distillation {does[spec.teacher.without_visible]} (teacher.without_visible)"
             result.notes.append(f"{', '.join(dark)} see no visible light: {told}")
     return result
+
+
+def _decoder_notes(spec: RunSpec) -> list[str]:
+    """Try the decoder's weights before any process is started; what became of their tensors."""
+    if spec.model.decoder is None:
+        return []
+    from hypervision import create_model
+    from pretrain.student import load_decoder
+
+    path = Path(spec.model.decoder)
+    report = load_decoder(create_model(spec.model.name, **spec.model.options), path)
+    return [f"prompt encoder and mask decoder start from {path}: {report.summary()}"]
 
 
 def datasets_without_visible(manifest: Manifest) -> list[str]:

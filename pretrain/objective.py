@@ -21,6 +21,7 @@ from pretrain.data import VIEWS_PER_IMAGE, Batch
 LONGEST_NM = 4000.0
 PERIODS = 7
 SPECTRA_BETA = 0.25
+SHARED = 0.2  # of the mask loss that all three masks share; the rest is of the best
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -57,28 +58,53 @@ def masks_at(masks_BPHW: Tensor, extent_hw: tuple[int, int], grid_hw: Sequence[i
     return (share > 0.5).float()
 
 
-def mask_loss(logits: Tensor, iou: Tensor, target: Tensor, real: Tensor, config: ObjectiveConfig) -> Tensor:
-    """SAM's: focal and dice on the best of three masks, and regression of the predicted IoU.
+def balanced_weight(target_BPhw: Tensor) -> Tensor:
+    """Weights of pixels of which those inside a mask make one half and those outside the other: [B, P, h, w].
+
+    A mean over all pixels gives a mask of a twentieth of the picture less than a fiftieth of the pull that the rest
+    has (its pixels are few, and the focal loss weighs them a third), and the net learns to predict nothing.
+    """
+    inside = target_BPhw.sum((2, 3), keepdim=True)
+    outside = (1 - target_BPhw).sum((2, 3), keepdim=True)
+    return 0.5 * (target_BPhw / inside.clamp_min(1) + (1 - target_BPhw) / outside.clamp_min(1))
+
+
+def mask_loss(
+    logits: Tensor, iou: Tensor, target: Tensor, real: Tensor, config: ObjectiveConfig
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """SAM's: focal and dice on the best of three masks, and regression of the predicted IoU; two things differ.
+
+    Pixels are balanced (`balanced_weight`), and the other two masks get a share (`SHARED`) of the loss: of three that
+    start alike the one that is emptiest would else be the best everywhere.
 
     Shapes: logits [B, P, M, h, w], iou [B, P, M], target [B, P, h, w], real [B, P].
+
+    Returns:
+        The loss, and means over the prompts of the mask that the net deems best: IoU, error of the predicted IoU, and
+        share of the picture that is predicted.
     """
     logits = logits.float()
     want = target[:, :, None].expand_as(logits)
     probability = logits.sigmoid()
     cross = F.binary_cross_entropy_with_logits(logits, want, reduction="none")
     miss = torch.where(want > 0.5, 1 - probability, probability)
-    alpha = torch.where(want > 0.5, 0.25, 0.75)
-    focal = (alpha * miss.pow(2) * cross).mean((3, 4))
+    focal = (balanced_weight(target)[:, :, None] * miss.pow(2) * cross).sum((3, 4))
     overlap = (probability * want).sum((3, 4))
     dice = 1 - (2 * overlap + 1) / (probability.sum((3, 4)) + want.sum((3, 4)) + 1)
     shape = config.focal_weight * focal + config.dice_weight * dice
-    best = shape.min(-1)
+    shape = (1 - SHARED) * shape.amin(-1) + SHARED * shape.mean(-1)
     with torch.no_grad():
         hard = logits > 0
         common = (hard & (want > 0.5)).sum((3, 4)).float()
         true_iou = common / (hard | (want > 0.5)).sum((3, 4)).clamp_min(1)
-    regression = (iou.float() - true_iou).pow(2).mean(-1)
-    return ((best.values + regression) * real).sum() / real.sum().clamp_min(1)
+    miss_iou = iou.float() - true_iou
+    count = real.sum().clamp_min(1)
+    loss = ((shape + miss_iou.pow(2).mean(-1)) * real).sum() / count
+    with torch.no_grad():
+        best = iou.argmax(-1, keepdim=True)
+        shown = {"mask_iou": true_iou, "mask_iou_error": miss_iou.abs(), "mask_share": hard.float().mean((3, 4))}
+        means = {name: (value.gather(-1, best)[..., 0] * real).sum() / count for name, value in shown.items()}
+    return loss, means
 
 
 class SpectrumHead(nn.Module):
@@ -127,7 +153,8 @@ class PretrainModel(nn.Module):
     def forward(
         self, batch: Batch, teacher_BDhw: Tensor | None, use_boxes: bool, spark: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The weighted sum of the terms, and the terms; nets compute in the precision, losses in float32.
+        """The weighted sum of the terms, and the terms with what is only watched of the masks (see `mask_loss`); nets
+        compute in the precision, losses in float32.
 
         `spark`, a number that wants a gradient, enters before all else, so autograd comes to it after all else: this
         tells ZeRO 3, which reduces the gradients of a whole module at once, that they are all there.
@@ -139,12 +166,13 @@ class PretrainModel(nn.Module):
             semantic = self.student.semantic(maps[-1]) if self.config.contrast else None
             predicted = self._predict(maps[-1], batch, use_boxes) if self.config.masks else None
         terms: dict[str, Tensor] = {}
+        watched: dict[str, Tensor] = {}
         if semantic is not None:
             pooled = pool_masks(semantic, batch.coverage, self.config.pool_power)
             terms["contrast"] = material_contrast(pooled, batch.material, self.config.temperature)
         if predicted is not None:
             target = masks_at(batch.masks, self.neck.extent(image_hw), predicted[0].shape[-2:])
-            terms["masks"] = mask_loss(*predicted, target, batch.prompted, self.config)
+            terms["masks"], watched = mask_loss(*predicted, target, batch.prompted, self.config)
         if self.distiller is not None and teacher_BDhw is not None:
             strides = [self.tap.stride, self.neck.stride]
             terms["distil"] = self.distiller([maps[-2], maps[-1]], strides, image_hw, teacher_BDhw, batch.visible)
@@ -155,7 +183,7 @@ class PretrainModel(nn.Module):
         # that ZeRO 3 holds in parts it reduces by itself.
         idle = [p.sum() for p in self.parameters() if p.requires_grad and not hasattr(p, "ds_id")]
         loss = loss + 0.0 * sum(idle)
-        return (loss if last is None else loss + last), terms
+        return (loss if last is None else loss + last), terms | watched
 
     def _cast(self, where: torch.device) -> torch.autocast:
         dtype = DTYPES[self.precision]

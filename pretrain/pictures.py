@@ -1,7 +1,7 @@
 """`pictures/step_<n>.png`: what the student sees as training goes on, always on the same tiles.
 
 A row per dataset: the picture, the labels, masks that the student predicts from one click in each label, and the
-first three principal components of its last tap and of its semantic map as colours.
+first three principal components of its last tap and of its semantic map as colours; below, what the masks are worth.
 """
 
 from __future__ import annotations
@@ -13,19 +13,18 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
-from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from hypervision import HyperModel
+from pretrain.mask_scores import MaskScores, from_clicks, score_picture, summary, words
 from sharding.manifest import Manifest, SampleRef
 from sharding.records import write_atomic
 
 Array = NDArray[Any]
 TITLES = ("rgb", "labels", "masks from a click", "last tap, PCA", "semantic, PCA")
-DATASETS, CLICKS, BANDS = 4, 24, 40
+DATASETS, BANDS = 4, 40
 SIDE, HEAD = 192, 16
 
 
@@ -48,18 +47,6 @@ def principal_colours(map_Dhw: Tensor) -> Array:
     return np.asarray(255 * np.pad(scaled, ((0, 0), (0, 0), (0, 3 - scaled.shape[2]))), np.uint8)
 
 
-def clicks(labels_HW: Array) -> tuple[list[int], Array]:
-    """The largest labels and the pixel (x, y) that lies deepest inside each."""
-    ids, sizes = np.unique(labels_HW[labels_HW > 0], return_counts=True)
-    chosen = ids[np.argsort(-sizes, kind="stable")[:CLICKS]]
-    points = []
-    for one in chosen:
-        depth = distance_transform_edt(np.pad(labels_HW == one, 1))[1:-1, 1:-1]
-        y, x = np.unravel_index(depth.argmax(), depth.shape)
-        points.append((x, y))
-    return chosen.tolist(), np.array(points, np.float32).reshape(-1, 2)
-
-
 class Pictures:
     """Draws the first tile of each of the first datasets."""
 
@@ -67,27 +54,37 @@ class Pictures:
         self.refs = [ref for _, ref in sorted(manifest.firsts.items())][:DATASETS]
         self.folder = folder
 
-    def draw(self, model: HyperModel, step: int) -> Path:
-        """Write the picture of a step; the student's state is as before."""
-        rows = [self._row(model, ref) for ref in self.refs]
-        sheet = Image.new("RGB", (len(TITLES) * SIDE, HEAD + sum(SIDE + HEAD for _ in rows)), "white")
+    def draw(self, model: HyperModel, step: int, masks: bool = True) -> list[MaskScores]:
+        """Write the picture of a step; the student's state is as before.
+
+        Returns:
+            Scores of the masks that it shows; none without `masks`, for a student that does not learn them.
+        """
+        rows = [self._row(model, ref, masks) for ref in self.refs]
+        sheet = Image.new("RGB", (len(TITLES) * SIDE, HEAD + sum(SIDE + 2 * HEAD for _ in rows)), "white")
         pen = ImageDraw.Draw(sheet)
         for column, title in enumerate(TITLES):
-            pen.text((column * SIDE + 3, 2), title, fill="black")
-        for number, (ref, pictures) in enumerate(zip(self.refs, rows, strict=True)):
-            top = HEAD + number * (SIDE + HEAD)
+            off = "masks: not trained" if title.startswith("masks") and not masks else title
+            pen.text((column * SIDE + 3, 2), off, fill="black")
+        for number, (ref, (pictures, scores)) in enumerate(zip(self.refs, rows, strict=True)):
+            top = HEAD + number * (SIDE + 2 * HEAD)
             for column, picture in enumerate(pictures):
                 small = Image.fromarray(picture).resize((SIDE - 4, SIDE - 4), Image.Resampling.NEAREST)
                 sheet.paste(small, (column * SIDE + 2, top))
             pen.text((3, top + SIDE - 3), f"{ref.dataset}  {ref.key}  step {step}", fill="black")
+            if scores:
+                pen.text((3, top + SIDE - 3 + HEAD), words(summary(scores)), fill="black")
         data = io.BytesIO()
         sheet.save(data, "png")
-        path = self.folder / f"step_{step:08d}.png"
-        write_atomic(path, data.getvalue())
-        return path
+        write_atomic(self.path(step), data.getvalue())
+        return [score for _, scores in rows for score in scores]
+
+    def path(self, step: int) -> Path:
+        """Where the picture of a step lies."""
+        return self.folder / f"step_{step:08d}.png"
 
     @torch.no_grad()
-    def _row(self, model: HyperModel, ref: SampleRef) -> Sequence[Array]:
+    def _row(self, model: HyperModel, ref: SampleRef, masks: bool) -> tuple[Sequence[Array], list[MaskScores]]:
         meta = ref.meta()
         where = next(model.parameters()).device
         good = np.flatnonzero(~np.asarray(meta["bad_band"], bool))
@@ -97,27 +94,21 @@ class Pictures:
             cube = cube / float(meta["scene_max"])
         wl = tuple(np.asarray(meta["wavelength_nm"], float)[bands].tolist())
         maps = model.encode(cube, wl, [float(meta["gsd_m"])])
-        labels = ref.picture("instances").astype(np.int64)
-        return (
-            ref.picture("rgb"),
-            paint(labels),
-            paint(self._predicted(model, maps[-1], labels)),
+        labels_HW, rgb_HW3 = ref.picture("instances").astype(np.int64), ref.picture("rgb")
+        pictures = (
+            rgb_HW3,
+            paint(labels_HW),
+            paint(drawn_masks(model, maps[-1], labels_HW)) if masks else np.full_like(rgb_HW3, 255),
             principal_colours(maps[-2][0]),
             principal_colours(model.semantic(maps[-1])[0]),
         )
+        return pictures, score_picture(model, maps[-1], labels_HW, rgb_HW3) if masks else []
 
-    def _predicted(self, model: HyperModel, neck_1Dhw: Tensor, labels_HW: Array) -> Array:
-        """A label map of the masks that the student draws around a click in each label, smaller ones on top."""
-        ids, points = clicks(labels_HW)
-        told = np.zeros_like(labels_HW)
-        if not ids:
-            return told
-        point_BPN2 = torch.from_numpy(points).to(neck_1Dhw.device)[None, :, None]
-        height, width = labels_HW.shape
-        extent_hw = model.feature_info[-1].extent((height, width))
-        logits, iou = model.predict_masks(neck_1Dhw, extent_hw, point_BPN2, torch.ones_like(point_BPN2[..., 0]))
-        best = logits[0].float()[torch.arange(len(ids)), iou[0].argmax(1)]
-        masks = F.interpolate(best[None], extent_hw, mode="bilinear", align_corners=False)[0, :, :height, :width] > 0
-        for index in masks.sum((1, 2)).argsort(descending=True).tolist():
-            told[masks[index].cpu().numpy()] = ids[index]
-        return told
+
+def drawn_masks(model: HyperModel, neck_1Dhw: Tensor, labels_HW: Array) -> Array:
+    """A label map of the masks that the student draws around a click in each label, smaller ones on top."""
+    ids, masks_PHW, _ = from_clicks(model, neck_1Dhw, labels_HW)
+    drawn_HW = np.zeros_like(labels_HW)
+    for index in np.argsort(-masks_PHW.sum((1, 2)), kind="stable"):
+        drawn_HW[masks_PHW[index]] = ids[index]
+    return drawn_HW

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from pathlib import Path
 
-from hypervision import HyperModel, create_model
+import torch
+from torch import Tensor, nn
+
+from hypervision import HyperModel, LoadReport, create_model, load_weights
+from hypervision.checkpoint import read_state
 from pretrain.config import RunSpec
+from pretrain.starting import let_prompts_speak
+from sharding.errors import InputError
+
+DECODER_PARTS = ("prompt_encoder.", "mask_decoder.")
 
 
 def build_student(spec: RunSpec) -> HyperModel:
@@ -17,6 +24,10 @@ def build_student(spec: RunSpec) -> HyperModel:
         smooth_kernels(model, 0.1 if spec.model.kernels == "smooth" else 0.0)
     if spec.model.kernels == "even":
         hold_even(model)
+    if spec.model.decoder is not None:
+        load_decoder(model, Path(spec.model.decoder))
+    elif spec.model.checkpoint is None and spec.pretrain.objective.masks:
+        let_prompts_speak(model)
     model.image_encoder.checkpointing = spec.pretrain.recompute
     if spec.pretrain.compile:
         model.compile_blocks()
@@ -28,6 +39,24 @@ def untrained_student(spec: RunSpec) -> HyperModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)
         return create_model(spec.model.name, input_mode=spec.model.input_mode, **spec.model.options)
+
+
+def load_decoder(model: HyperModel, path: Path) -> LoadReport:
+    """Prompt encoder and mask decoder from weights of the SAM family; what else the file holds is left.
+
+    Raises:
+        InputError: a tensor of theirs is missing, left over or of another width.
+    """
+    try:
+        state = {name: value.float() for name, value in read_state(path).items() if name.startswith(DECODER_PARTS)}
+        parts = nn.ModuleDict({part: getattr(model, part) for part in ("prompt_encoder", "mask_decoder")})
+        with torch.no_grad():
+            report = load_weights(parts, state)
+    except ValueError as error:
+        raise InputError(f"model.decoder={path}: {error}; SAM's decoder has model.options.neck_dim 256") from error
+    if report.missing or report.unexpected:
+        raise InputError(f"model.decoder={path} is no prompt encoder and mask decoder of SAM: {report.summary()}")
+    return report
 
 
 @torch.no_grad()

@@ -27,6 +27,7 @@ from pretrain.config import RunSpec
 from pretrain.data import VIEWS_PER_IMAGE, Batch, StudentInput, TrainingViews
 from pretrain.heldout import HeldOutScore, held_out, probe_held_out, probe_row
 from pretrain.logs import DROPPED, SKIPPED, MetricsLog, append, read_all, shown
+from pretrain.mask_scores import mask_row
 from pretrain.objective import DTYPES, PretrainModel
 from pretrain.optimizing import MeanWeights, deepspeed_engine, gradient_norm, whole_weights
 from pretrain.pictures import Pictures
@@ -256,9 +257,10 @@ class Trainer:
         with whole_weights(self.engine):
             try:
                 if rank() == 0 and draw:
-                    Pictures(self.manifest, self.run / "pictures").draw(self.engine.module.student, step)
+                    pictures = Pictures(self.manifest, self.run / "pictures")
+                    scores |= mask_row(pictures.draw(self.engine.module.student, step, config.objective.masks > 0))
                 if rank() == 0 and probe:
-                    scores = self._probe()
+                    scores |= self._probe()
             except Exception:  # a damaged tile or scene: who only looks on must not end the run
                 print(f"after step {step}: no picture or no probe", traceback.format_exc(), file=sys.stderr)
         return scores
