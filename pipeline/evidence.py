@@ -17,6 +17,7 @@ from PIL import Image
 
 from hypervision import create_model
 from pipeline.config import Config
+from pipeline.mask_evidence import mask_evidence
 from pretrain.evidence import gather_evidence
 from pretrain.probe import ProbeScene
 from pseudolabel.comparison import METHODS, SHARES, cut_to, fit_of, method_trees
@@ -124,8 +125,11 @@ def evidence(config: Config, options: RunOptions) -> StageResult:
         model = create_model(config.model.name, config.run_folder / "export" / "model.safetensors")
         train, test, unseen = probe_scenes(config)
         probes = gather_evidence(model, train, test, unseen, config.seed)
-        found = {"labels": label_evidence(config), "probes": asdict(probes) | {"margins": probes.margins}}
-        found["probes"]["solved"] = probes.solved
+        found: dict[str, Any] = {
+            "labels": label_evidence(config),
+            "probes": asdict(probes) | {"margins": probes.margins, "solved": probes.solved},
+        }
+        found["masks"] = mask_evidence(model, test, unseen) if config.pretrain.objective.masks else None
         found["probes"]["unseen_sensors"] = unseen
         temporary.write_text(json.dumps(found, indent=1) + "\n")
         return Body({"train_scenes": len(train), "test_scenes": len(test)})

@@ -16,6 +16,7 @@ from skimage.segmentation import find_boundaries
 
 from pretrain.config import TERMS
 from pretrain.logs import read_metrics
+from pretrain.mask_scores import words
 from sharding.manifest import SampleRef, open_manifest
 from sharding.records import write_atomic
 from sharding.sample import Array
@@ -81,10 +82,19 @@ def _losses(axis: Any, run: Path) -> None:
     for name in ("loss", *TERMS):
         if rows and name in rows[-1]:
             axis.plot(steps, smoothed([row[name] for row in rows]), label=name, linewidth=1.2)
-    axis.set_xlabel("step")
+    axis.set_xlabel(f"step\n{_masks_in_words(rows)}", fontsize=8)
     axis.set_title(f"training losses of {run.name}", fontsize=9)
     axis.legend(fontsize=8)
     axis.grid(alpha=0.3)
+
+
+def _masks_in_words(rows: Sequence[dict[str, Any]]) -> str:
+    """What the masks of the last picture were worth; a falling mask loss does not tell."""
+    scored = [row for row in rows if "mask/masks" in row]
+    if not scored:
+        return "masks: not trained, or no picture was drawn"
+    found = {name.removeprefix("mask/"): value for name, value in scored[-1].items() if name.startswith("mask/")}
+    return f"masks of training tiles after step {scored[-1]['step'] + 1}: {words(found)}"
 
 
 def write_report(workdir: Path, datasets: list[str], run: Path, path: Path) -> None:

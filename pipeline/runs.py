@@ -95,6 +95,8 @@ def read_evidence(run: Path) -> dict[str, float]:
     for kind, prefix in (("trained", "probe"), ("random", "probe_untrained"), ("margins", "margin")):
         told_apart = {name: value for name, value in probes[kind].items() if name not in probes.get("solved", ())}
         scores |= {f"{prefix}/{name}": value for name, value in told_apart.items()}
+    for kind, row in (found.get("masks") or {}).items():
+        scores |= {f"masks/{name} {kind}": value for name, value in row.items()}
     for method, row in found["labels"]["scores"].items():
         scores[f"labels/{method}"] = row["ASA at 1 x"]
     return {name.replace(",", "").replace("+", "and"): value for name, value in scores.items()}

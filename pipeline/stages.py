@@ -5,13 +5,12 @@ Every stage imports its engine when it is called, so that no other verb waits fo
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.config import Config
-from pipeline.console import console, table
+from pipeline.evidence_view import print_evidence
 from sharding.errors import ConfigError
 from sharding.records import write_atomic
 from sharding.stage import RunOptions, StageResult
@@ -168,29 +167,3 @@ def run_all(config: Config, options: RunOptions) -> list[StageResult]:
     for name in names[len(labelling) :]:
         results.append(run_stage(name, config, options))
     return results
-
-
-def print_evidence(path: Path) -> None:
-    """The two tables of the evidence."""
-    found = json.loads(path.read_text())
-    labels, probes = found["labels"], found["probes"]
-    rows = []
-    for method, scores in labels["scores"].items():
-        won = "" if method == "fused" else f"{labels['won'][method]:.0%}"
-        rows.append([method, *(f"{scores[k]:.3f}" for k in ("ASA at 1 x", "ASA at 1.5 x", "material ASA at 1 x")), won])
-    columns = ["labels", "ASA at 1.0 x", "ASA at 1.5 x", "material ASA", "tiles where fused is better"]
-    table(f"Pseudo-labels against instance truth, equal mask counts, {labels['tiles']} tiles", columns, rows)
-    rows = []
-    for name, value in probes["trained"].items():
-        spectra = f"{probes['spectra'][name]:.3f}" if name in probes["spectra"] else "-"
-        bar = f"{probes['random'][name]:.3f} ({probes['random_from'][name]})"
-        margin = "solved untrained" if name in probes["solved"] else f"{probes['margins'][name]:+.3f}"
-        rows.append([name, f"{value:.3f}", bar, margin, spectra, probes["basis"][name]])
-    columns = ["probe of the frozen net, unseen scenes", "pre-trained", "strongest random net", "margin", "spectra"]
-    columns.append("rests on")
-    table(f"Features (never trained on: {', '.join(probes['unseen_sensors'])})", columns, rows)
-    behind = [m for m in labels["won"] if labels["scores"]["fused"]["ASA at 1 x"] <= labels["scores"][m]["ASA at 1 x"]]
-    gates = ("in-scene, training sensors", "in-scene, unseen sensors", "pooled, unseen sensors")
-    behind += [name for name in gates if name not in probes["solved"] and probes["margins"][name] <= 0]
-    verdict = f"NOT ahead on: {', '.join(behind)}" if behind else "fused labels and pre-trained features are ahead"
-    console.print(f"evidence: {verdict}", style="bold red" if behind else "bold green")

@@ -14,8 +14,8 @@ import torch
 
 from hypervision import HyperModel
 
-# Logit of a token for its own place; e^3 keeps most of the attention within a few tokens of a 12 x 12 grid.
-OWN_PLACE = 3.0
+# Logit of a token for its own place; e^4 keeps most of the attention within a few tokens of a 12 x 12 grid.
+OWN_PLACE = 4.0
 
 
 @torch.no_grad()

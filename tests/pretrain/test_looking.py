@@ -9,7 +9,7 @@ import torch
 from hypervision import create_model
 from pretrain.heldout import HeldOutScore, best_window, probe_held_out, probe_row, teach_and_test
 from pretrain.logs import without_solved
-from pretrain.pictures import clicks, principal_colours
+from pretrain.pictures import principal_colours
 from pretrain.probe import Patches, ProbeScene, model_input
 
 SMALL = {"image_size": 32, "embed_dim": 32, "depth": 2, "num_heads": 2, "global_blocks": [0, 1], "neck_dim": 32}
@@ -79,13 +79,6 @@ def test_the_window_with_the_most_labels_is_taken():
     labels[33:60, 2:30] = 1
     assert best_window(labels, 32) == (slice(32, 64), slice(0, 32))
     assert best_window(labels, 512) == (slice(0, 70), slice(0, 40))
-
-
-def test_clicks_lie_deep_inside_their_labels():
-    labels = np.zeros((20, 20), int)
-    labels[2:13, 4:15], labels[15:18, :] = 7, 3
-    ids, points = clicks(labels)
-    assert ids == [7, 3] and points[0].tolist() == [9.0, 7.0] and points[1, 1] == 16
 
 
 def test_colours_follow_the_first_components():

@@ -7,7 +7,15 @@ import torch
 from hypervision import FeatureInfo
 from pretrain.config import ObjectiveConfig, PretrainConfig, SampleConfig
 from pretrain.data import StudentInput, TrainingViews, hidden_spectra, token_coverage, token_means, visible_bands
-from pretrain.objective import SpectrumHead, mask_loss, material_contrast, pool_masks, spectra_loss
+from pretrain.objective import (
+    SHARED,
+    SpectrumHead,
+    mask_loss,
+    masks_at,
+    material_contrast,
+    pool_masks,
+    spectra_loss,
+)
 from pretrain.probe import Patches, fit_linear, in_scene
 from sharding.batches import choose_bands
 from sharding.errors import ConfigError
@@ -44,10 +52,37 @@ def test_mask_loss_falls_towards_the_truth_and_takes_the_best_of_three():
     right = (target * 20 - 10)[:, :, None]
     wrong = -right
     config, real = ObjectiveConfig(), torch.ones(1, 1, dtype=torch.bool)
-    perfect = mask_loss(torch.cat([wrong, right, wrong], 2), torch.tensor([[[0.0, 1.0, 0.0]]]), target, real, config)
-    assert perfect.item() < 0.05
-    assert mask_loss(torch.cat([wrong] * 3, 2), torch.zeros(1, 1, 3), target, real, config).item() > 5
-    assert mask_loss(wrong, torch.zeros(1, 1, 1), target, ~real, config).item() == 0
+    three = torch.cat([wrong, right, wrong], 2)
+    best, seen = mask_loss(three, torch.tensor([[[0.0, 1.0, 0.0]]]), target, real, config)
+    assert {name: value.item() for name, value in seen.items()} == {
+        "mask_iou": 1.0, "mask_iou_error": 0.0, "mask_share": 0.5
+    }  # fmt: skip
+    nothing, _ = mask_loss(torch.cat([wrong] * 3, 2), torch.zeros(1, 1, 3), target, real, config)
+    assert best.item() == pytest.approx(2 / 3 * SHARED * nothing.item(), rel=1e-3) and nothing.item() > 5
+    right_thrice, _ = mask_loss(torch.cat([right] * 3, 2), torch.ones(1, 1, 3), target, real, config)
+    assert right_thrice.item() < 0.05
+    assert mask_loss(wrong, torch.zeros(1, 1, 1), target, ~real, config)[0].item() == 0
+
+
+def test_a_small_mask_is_pulled_at_as_hard_as_all_that_is_around_it():
+    target = torch.zeros(1, 1, 20, 20)
+    target[..., :4, :5] = 1  # a twentieth
+    logits = torch.zeros(1, 1, 1, 20, 20, requires_grad=True)
+    config = ObjectiveConfig(dice_weight=0.0)
+    loss, _ = mask_loss(logits, torch.zeros(1, 1, 1), target, torch.ones(1, 1, dtype=torch.bool), config)
+    loss.backward()
+    inside = logits.grad[0, 0, 0][target[0, 0] > 0].sum()
+    outside = logits.grad[0, 0, 0][target[0, 0] == 0].sum()
+    assert inside.item() == pytest.approx(-outside.item(), rel=1e-5) and inside < 0
+
+
+def test_masks_are_asked_for_where_predicted_ones_lie():
+    mask = torch.zeros(1, 1, 5, 6)
+    mask[..., 4:, :] = 1
+    want = torch.zeros(1, 1, 8, 8)
+    want[..., 4, :6] = 1
+    assert torch.equal(masks_at(mask, (8, 8), (8, 8)), want)
+    assert torch.equal(masks_at(mask, (8, 8), (2, 2)), torch.zeros(1, 1, 2, 2))  # a fourth of a pixel is no half
 
 
 def test_hidden_spectra_do_not_depend_on_brightness_and_leave_out_the_dark():
