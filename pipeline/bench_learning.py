@@ -28,7 +28,7 @@ from pipeline.evidence import probe_scenes
 from pipeline.learning_picture import draw
 from pipeline.stages import run_stage
 from pretrain.baselines import Supervised, labelled_tokens, matched_scores, pca_scores, shape_spectra
-from pretrain.config import TERMS
+from pretrain.config import TERMS, ObjectiveConfig
 from pretrain.evidence import net_scores, strongest_random
 from pretrain.logs import read_metrics
 from pretrain.probe import (
@@ -42,7 +42,11 @@ from sharding.records import Body, Unit, commit, find_records, fingerprint, read
 from sharding.stage import RunOptions, pending
 
 LOGIC = 2
-ALONE = {term: [f"pretrain.objective.{other}=0" for other in TERMS if other != term] for term in TERMS}
+WEIGHTS = ObjectiveConfig()
+ALONE = {
+    term: [f"pretrain.objective.{other}={getattr(WEIGHTS, term) if other == term else 0}" for other in TERMS]
+    for term in TERMS
+}
 SENSORS = ("training", "unseen")
 ROWS: dict[str, list[str]] = {
     "all": [],
