@@ -12,9 +12,9 @@ import numpy as np
 from pseudolabel.config import PseudolabelConfig
 from pseudolabel.descriptors import Array, Features, colour
 from pseudolabel.fusion import Fused, fuse, scene_materials
-from pseudolabel.quality import scene_quality
+from pseudolabel.quality import scene_quality, tile_counts
 from pseudolabel.regions import relabel, sums
-from pseudolabel.windows import Window, inside, paste, stitch, tiles
+from pseudolabel.windows import Window, blocks, inside, paste, stitch, tiles
 from pseudolabel.worker import Looked, good_pixels
 from sharding.planes import Planes
 from sharding.render import covers_visible
@@ -53,10 +53,10 @@ def label_scene(looked: Sequence[Looked], shape_HW: tuple[int, int], config: Pse
 
 
 def mask_spectra(cube: Cube, labels: Array, side: int) -> Array:
-    """Mean unit spectrum of each mask [n, B], from 1, tile by tile; saturated pixels count only where all are."""
+    """Mean unit spectrum of each mask [n, B], from 1, block by block; saturated pixels count only where all are."""
     count, bands = int(labels.max()) + 1, len(cube.good_band)
     total, spoilt = np.zeros((count, bands + 1)), np.zeros((count, bands + 1))
-    for window in tiles(labels.shape[0], labels.shape[1], side):
+    for window in blocks(labels.shape[0], labels.shape[1], side):
         place = inside(window)
         own = labels[place]
         if not own.any():
@@ -74,7 +74,7 @@ def mask_spectra(cube: Cube, labels: Array, side: int) -> Array:
 
 
 def _sample(cube: Cube, scene: str, window: Window, labels: Labels, kinds: Array, config: PseudolabelConfig) -> Any:
-    """One training tile; smaller ones are padded with an invalid margin."""
+    """One training tile; of a scene that is smaller than a tile it is padded with an invalid margin."""
     place, side = inside(window), config.tile
     pad = [(0, side - window[2]), (0, side - window[3])]
 
@@ -125,13 +125,16 @@ def assemble(scene: str, path: Path, looked: Sequence[Looked], config: Pseudolab
     labels = label_scene(looked, cube.shape_CHW[1:], config)
     kinds = scene_materials(mask_spectra(cube, labels.fused.labels, config.tile), config.fusion)
 
+    held: list[int] = []
+
     def samples() -> Iterator[dict[str, Any]]:
         for window in tiles(*cube.shape_CHW[1:], config.tile):
             place = inside(window)
-            if labels.seen[place].any() and cube.valid(*place).any():
+            pixels = int(cube.valid(*place).sum())
+            if pixels and labels.seen[place].any():
+                held.append(pixels)
                 yield _sample(cube, scene, window, labels, kinds, config)
 
     count = write_shard(out, samples())
-    truth = cube.labels()
-    quality = scene_quality(labels, cube.valid(), truth, config.fusion)
+    quality = scene_quality(labels, cube.valid(), cube.labels(), config.fusion) | tile_counts(held, config.tile)
     return {"samples": count, "quality": quality}

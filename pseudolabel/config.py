@@ -10,7 +10,7 @@ from sharding.errors import ConfigError
 from sharding.frames import PackingConfig
 from sharding.records import sha256_file
 
-LOGIC = 4
+LOGIC = 5  # since 5 the last tile of a row or column lies inside its scene
 NO_BYTES = (
     "workers", "pool", "item_seconds", "attempts", "address", "gpus_per_worker", "object_bytes", "device",
 )  # fmt: skip
@@ -114,9 +114,11 @@ class PseudolabelConfig:
 
     Fields:
         segmenters: "models" = SAM2 + HyperFree, "classical" = Felzenszwalb + k-means.
-        tile: side of a training tile in pixels; window: side of what the models see at once (0 = the tile's),
-            overlap: pixels that windows share (at most a quarter of one).
-        shard_bytes: of cube per shard; keep_sources: whether the source label maps travel along; packing: of cubes.
+        tile: side of a training tile in pixels (the last of a row or column is moved back into the scene).
+        window: side of what the models see at once (0 = the tile's); overlap: pixels that windows share (at most
+            a quarter of one).
+        shard_bytes: of cube in the tiles of a shard; keep_sources: whether the source label maps travel along;
+            packing: of cubes.
         workers: 0 = one per GPU, or per core; pool: processes that assemble scenes (0 = one per two cores).
         item_seconds: that one window may take; attempts: before what kills its worker is quarantined.
         address: of a Ray cluster (none = Ray on this machine); gpus_per_worker: there, or to share one GPU.

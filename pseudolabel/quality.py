@@ -5,7 +5,7 @@ A scene gives sums and weights only, so that scenes, shards and datasets add up 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,6 +48,19 @@ def scene_quality(labels: Labels, valid: Array, truth: Array | None, config: Fus
     return found
 
 
+def tile_counts(valid_pixels: Sequence[int], side: int) -> dict[str, int]:
+    """Sums over the training tiles of a scene, from the valid pixels of each; padding is not valid.
+
+    Tiles overlap where the last one is moved back into the scene, so these are sums of tiles, not of the scene.
+    """
+    return {
+        "tiles": len(valid_pixels),
+        "tile_pixels": len(valid_pixels) * side**2,
+        "tile_valid": sum(valid_pixels),
+        "tiles_below_half": sum(2 * pixels < side**2 for pixels in valid_pixels),
+    }
+
+
 def add_up(parts: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """The sums of several scenes or shards."""
     total: dict[str, Any] = {}
@@ -71,6 +84,9 @@ def summary(total: dict[str, Any]) -> dict[str, Any]:
     pixels, scenes, masks = max(total["pixels"], 1), max(total["scenes"], 1), max(total["masks"], 1)
     told = {
         "scenes": total["scenes"],
+        "tiles": total["tiles"],
+        "valid_share": total["tile_valid"] / max(total["tile_pixels"], 1),
+        "tiles_below_half": total["tiles_below_half"],
         "masks": total["masks"],
         "by_source": total["by_source"],
         "by_size": {f">= {size} px": count for size, count in zip(SIZES, total["by_size"], strict=True)},

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pseudolabel.config import PseudolabelConfig
-from pseudolabel.windows import Window, windows
+from pseudolabel.windows import Window, tiled_pixels, windows
 from sharding.errors import InputError
 from sharding.records import Unit, data_path, find_records, fingerprint, read_record
 
@@ -25,7 +25,7 @@ def pseudolabel_units(workdir: Path, datasets: Sequence[str], config: Pseudolabe
     for dataset in datasets:
         group: list[Scene] = []
         size = index = 0
-        scenes = list(_scenes(workdir, dataset))
+        scenes = list(_scenes(workdir, dataset, config.tile))
         if not scenes:
             raise InputError(f"{workdir / 'cubes' / dataset}.zarr holds no finished cube; run ingest first")
         for scene, count in [*scenes, (None, config.shard_bytes + 1)]:
@@ -41,14 +41,19 @@ def pseudolabel_units(workdir: Path, datasets: Sequence[str], config: Pseudolabe
     return units
 
 
-def _scenes(workdir: Path, dataset: str) -> Iterator[tuple[Scene, int]]:
+def _scenes(workdir: Path, dataset: str, tile: int) -> Iterator[tuple[Scene, int]]:
+    """The finished scenes of a dataset, and the bytes of cube in the tiles of each."""
     folder = workdir / "cubes" / f"{dataset}.records"
     for path in find_records(folder) if folder.is_dir() else ():
         record = read_record(path)
         data = data_path(path, record)
         if data is not None:
             shape = (record.counts["bands"], record.counts["height"], record.counts["width"])
-            yield (path.stem, data, record.sha256, shape), record.counts["stored_bytes"]
+            tiled = tiled_pixels(*shape[1:], tile)
+            yield (
+                (path.stem, data, record.sha256, shape),
+                record.counts["stored_bytes"] * tiled // (shape[1] * shape[2]),
+            )
 
 
 def scene_windows(scene: Scene, config: PseudolabelConfig) -> list[Window]:

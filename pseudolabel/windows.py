@@ -34,13 +34,35 @@ def windows(height: int, width: int, side: int, overlap: int) -> list[Window]:
     ]
 
 
-def tiles(height: int, width: int, side: int) -> list[Window]:
-    """Training tiles of a scene: side by side, the last ones smaller."""
+def blocks(height: int, width: int, side: int) -> list[Window]:
+    """Blocks of a scene side by side, the last ones smaller: every pixel is in one, so that sums are of the scene."""
     return [
         (y, x, min(side, height - y), min(side, width - x))
         for y in range(0, height, side)
         for x in range(0, width, side)
     ]
+
+
+def tiles(height: int, width: int, side: int) -> list[Window]:
+    """Training tiles of a scene: side by side, the last of a row or column moved back into the scene.
+
+    So they overlap there, and only a scene that is itself smaller has tiles of less than `side`.
+    """
+    return [
+        (y, x, min(side, height), min(side, width))
+        for y in _tile_starts(height, side)
+        for x in _tile_starts(width, side)
+    ]
+
+
+def tiled_pixels(height: int, width: int, side: int) -> int:
+    """Pixels of all tiles of a scene without padding: more than it has where they overlap."""
+    return -(-height // side) * min(side, height) * -(-width // side) * min(side, width)
+
+
+def _tile_starts(length: int, side: int) -> list[int]:
+    last = max(length - side, 0)
+    return [*range(0, last, side), last]
 
 
 def inside(window: Window) -> tuple[slice, slice]:

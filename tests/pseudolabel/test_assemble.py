@@ -52,7 +52,7 @@ def classical(**fields):
     return PseudolabelConfig(segmenters="classical", **fields)
 
 
-def test_tiles_are_padded_and_materials_and_masks_span_the_scene(cube, tmp_path):
+def test_materials_and_masks_span_the_scene(cube, tmp_path):
     path, ids = cube
     quality, refs = label(classical(tile=32), path, tmp_path / "a.tar")
     assert len(refs) == 6 and quality["pixels"] == 35 * 70 and quality["masks"] >= 3
@@ -61,7 +61,7 @@ def test_tiles_are_padded_and_materials_and_masks_span_the_scene(cube, tmp_path)
         meta = ref.meta()
         y, x, height, width = meta["window_yxhw"]
         materials, valid, masks = ref.picture("materials"), ref.picture("valid"), ref.picture("instances")
-        assert materials.shape == (32, 32) and not valid[height:].any() and not valid[:, width:].any()
+        assert materials.shape == (32, 32) == (height, width)
         assert not materials[valid == 0].any() and not masks[valid == 0].any()
         assert [row["id"] for row in meta["masks"]] == list(range(1, int(masks.max()) + 1))
         assert [row["pixels"] for row in meta["masks"]] == np.bincount(masks.ravel())[1:].tolist()
@@ -74,6 +74,51 @@ def test_tiles_are_padded_and_materials_and_masks_span_the_scene(cube, tmp_path)
                 names.setdefault(kind, set()).add(meta["masks"][mask - 1]["scene_id"])
     assert kinds[0] != kinds[1] and all(len(found) == 1 for found in kinds.values())
     assert all(len(found) == 1 for found in names.values()), "a mask cut by windows and tiles is one mask"
+
+
+def test_a_scene_smaller_than_a_tile_is_padded_with_invalid_pixels(cube, tmp_path):
+    quality, (ref,) = label(classical(tile=80), cube[0], tmp_path / "a.tar")
+    meta, valid = ref.meta(), ref.picture("valid")
+    assert meta["window_yxhw"] == [0, 0, 40, 70] and valid.shape == (80, 80) == ref.bands(meta, [0]).shape[1:]
+    assert (valid[5:40, :70] == GOOD).all() and np.count_nonzero(valid) == 35 * 70
+    for name in ("instances", "materials", "rgb"):
+        assert not ref.picture(name)[valid == 0].any()
+    assert (quality["tiles"], quality["tiles_below_half"]) == (1, 1)  # 35 * 70 of 80 * 80
+    assert (quality["tile_valid"], quality["tile_pixels"]) == (35 * 70, 80 * 80)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "tile", "corners"),
+    [
+        (100, 100, 96, [(0, 0), (0, 4), (4, 0), (4, 4)]),
+        (200, 200, 96, [(y, x) for y in (0, 96, 104) for x in (0, 96, 104)]),
+    ],
+)
+def test_tiles_of_a_small_scene_are_full_and_tell_the_same_where_they_overlap(tmp_path, height, width, tile, corners):
+    rng = np.random.default_rng(0)
+    values = rng.uniform(0.2, 0.9, (3, 4))[np.add.outer(np.arange(height) // 40, np.arange(width) // 30) % 3]
+    values = (values + 0.01 * rng.standard_normal(values.shape)).astype(np.float32)
+    row = Row("mine", "mat", "*", [450.0, 530.0, 610.0, 690.0], 0.02)
+    write_cube(tmp_path / "scene", row, "scene", RawCube(values, (), tuple(row.wavelength)))
+    quality, refs = label(classical(tile=tile), tmp_path / "scene", tmp_path / "a.tar")
+    assert [ref.key for ref in refs] == [f"mine-scene-y{y:05d}-x{x:05d}" for y, x in corners]
+    assert (quality["tiles"], quality["tiles_below_half"]) == (len(corners), 0)
+    assert quality["tile_valid"] == quality["tile_pixels"] == len(corners) * tile**2
+    assert quality["pixels"] == quality["labelled"] == height * width  # of the scene: an overlap counts once
+    seen = {name: np.full((height, width), -1.0) for name in ("material", "scene_id", "first band", "red")}
+    for ref, (y, x) in zip(refs, corners, strict=True):
+        meta = ref.meta()
+        assert meta["window_yxhw"] == [y, x, tile, tile] and (ref.picture("valid") == GOOD).all()
+        scene_ids = np.array([0, *(mask["scene_id"] for mask in meta["masks"])])
+        told = {
+            "material": ref.picture("materials"), "scene_id": scene_ids[ref.picture("instances")],
+            "first band": ref.bands(meta, [0])[0], "red": ref.picture("rgb")[..., 0],
+        }  # fmt: skip
+        for name, part in told.items():
+            place = seen[name][y : y + tile, x : x + tile]
+            np.testing.assert_array_equal(np.where(place < 0, part, place), part)
+            place[:] = part
+    assert min(whole.min() for whole in seen.values()) >= 0, "no pixel of the scene is lost"
 
 
 def test_groups_and_rounding_change_no_value_by_more_than_declared(cube, tmp_path):
@@ -163,6 +208,15 @@ def test_saturated_pixels_do_not_count_in_a_masks_spectrum_unless_it_has_no_othe
     want = counts[1, 1] / np.linalg.norm(counts[1, 1])
     np.testing.assert_allclose(first, want, atol=1e-6)
     np.testing.assert_allclose(second, np.full(len(WL), len(WL) ** -0.5), atol=1e-6)
+
+
+@pytest.mark.parametrize("side", [2, 3, 5, 8])
+def test_a_masks_spectrum_counts_every_pixel_once_whatever_the_side_of_a_block(tmp_path, side):
+    counts = np.random.default_rng(0).integers(100, 4000, (4, 8, len(WL))).astype(np.uint16)
+    write_cube(tmp_path / "scene", ROW, "scene", RawCube(counts, (), WL))
+    unit = counts / np.linalg.norm(counts.astype(float), axis=-1, keepdims=True)
+    (got,) = mask_spectra(open_cube(tmp_path / "scene"), np.ones((4, 8), np.int32), side)
+    np.testing.assert_allclose(got, unit.mean((0, 1)), atol=1e-6)
 
 
 def test_a_registered_label_map_is_the_truth_of_the_quality(cube, tmp_path):

@@ -18,7 +18,6 @@ from pseudolabel.metrics import (
     rand_index,
     undersegmentation_error,
 )
-from pseudolabel.quality import add_up
 
 FUSION = FusionConfig()
 
@@ -136,13 +135,6 @@ def test_a_class_map_counts_by_connected_regions_and_unknown_pixels_do_not_score
     parts = np.zeros((30, 30), int)
     parts[:10, :10], parts[20:, 20:], parts[0, 29] = 1, 1, 1
     assert true_count(parts) == 2
-
-
-def test_sums_add_up_over_scenes():
-    one = {"n": 1, "by": {"a": 2}, "hist": [1, 0], "truth": {}}
-    two = {"n": 2, "by": {"a": 1, "b": 5}, "hist": [0, 3], "truth": {"fused": {"ASA": 0.5}}}
-    assert add_up([one, two]) == {"n": 3, "by": {"a": 3, "b": 5}, "hist": [1, 3], "truth": {"fused": {"ASA": 0.5}}}
-    assert add_up([]) == {}
 
 
 def test_switches_change_the_result(cases):

@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from pseudolabel.windows import inside, paste, stitch, tiles, windows
+from pseudolabel.windows import blocks, inside, paste, stitch, tiled_pixels, tiles, windows
 
 
 @pytest.mark.parametrize(("height", "width"), [(40, 40), (100, 64), (65, 200), (64, 64)])
@@ -20,11 +20,52 @@ def test_windows_cover_everything_are_of_one_size_and_overlap(height, width):
     assert all(b - a <= 64 - 16 for a, b in pairwise(rows))
 
 
-def test_tiles_lie_side_by_side():
-    covered = np.zeros((50, 70), int)
-    for window in tiles(50, 70, 32):
-        covered[inside(window)] += 1
-    assert (covered == 1).all() and tiles(50, 70, 32)[-1] == (32, 64, 18, 6)
+def cover(wins, height, width):
+    """How often each pixel of a scene is in a window; all windows lie inside it."""
+    count = np.zeros((height, width), int)
+    for y, x, tall, wide in wins:
+        assert y >= 0 and x >= 0 and y + tall <= height and x + wide <= width
+        count[y : y + tall, x : x + wide] += 1
+    return count
+
+
+def test_blocks_hold_every_pixel_once():
+    assert blocks(50, 70, 32) == [
+        (0, 0, 32, 32), (0, 32, 32, 32), (0, 64, 32, 6), (32, 0, 18, 32), (32, 32, 18, 32), (32, 64, 18, 6),
+    ]  # fmt: skip
+    assert (cover(blocks(50, 70, 32), 50, 70) == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "side", "rows", "cols"),
+    [
+        (100, 100, 96, [0, 4], [0, 4]),
+        (200, 200, 96, [0, 96, 104], [0, 96, 104]),
+        (1040, 1392, 512, [0, 512, 528], [0, 512, 880]),
+        (96, 192, 96, [0], [0, 96]),  # they fit: side by side
+        (96, 193, 96, [0], [0, 96, 97]),
+    ],
+)
+def test_the_last_tile_is_moved_back_into_the_scene(height, width, side, rows, cols):
+    found = tiles(height, width, side)
+    assert found == [(y, x, side, side) for y in rows for x in cols]
+    assert (cover(found, height, width) >= 1).all()
+
+
+def test_a_side_of_a_scene_that_is_shorter_than_a_tile_stays_as_it_is():
+    assert tiles(40, 70, 96) == [(0, 0, 40, 70)]
+    assert tiles(40, 100, 96) == [(0, 0, 40, 96), (0, 4, 40, 96)]
+
+
+@pytest.mark.parametrize("side", [16, 17, 31, 64])
+def test_tiles_of_any_scene_hold_all_its_pixels_in_rising_order_and_none_twice(side):
+    for height in (1, 15, 16, 17, 33, 64, 65, 100):
+        for width in (1, 16, 48, 49, 127):
+            found = tiles(height, width, side)
+            assert found == sorted(set(found)) and len(found) == -(-height // side) * -(-width // side)
+            assert {window[2:] for window in found} == {(min(side, height), min(side, width))}
+            count = cover(found, height, width)
+            assert count.min() == 1 and count.sum() == tiled_pixels(height, width, side)
 
 
 def cut_apart(truth, wins, seed=0):
