@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ from sharding.manifest import SampleRef, read_shard
 from sharding.records import find_records, read_record, write_atomic
 
 SHOWN, ACROSS = 12, 4
+TRIED = 64
+"""Tiles of a scene that are looked at to choose those that are shown."""
 
 
 def report_quality(workdir: Path, datasets: Sequence[str], anew: bool) -> None:
@@ -29,7 +33,7 @@ def report_quality(workdir: Path, datasets: Sequence[str], anew: bool) -> None:
     for dataset in datasets:
         folder = workdir / "shards" / dataset
         path = folder / "quality.json"
-        if anew or not path.is_file():
+        if anew or not _is_report(path):
             total = add_up(_parts(folder))
             if not total:
                 continue
@@ -41,14 +45,19 @@ def report_quality(workdir: Path, datasets: Sequence[str], anew: bool) -> None:
         scored += _scored(dataset, told)
     if not anew or not rows:
         return
-    columns = ["dataset", "scenes", "masks", *(f"from {name}" for name in SOURCES), "unlabelled", "agreement",
-               "mean confidence"]  # fmt: skip
+    columns = ["dataset", "scenes", "valid pixels in tiles", "tiles less than half valid", "masks",
+               *(f"from {name}" for name in SOURCES), "unlabelled", "agreement", "mean confidence"]  # fmt: skip
     table("Quality of the labels", columns, rows)
     if scored:
         columns = ["dataset", "scenes", "masks", "ASA", "UE", "boundary recall", "precision"]
         table("Against the truth, at 1.5 x its count of regions", columns, scored)
     where = f"{short_path(workdir / 'shards')}/<dataset>/quality.json, quality.png"
     console.print(f"reports and contact sheets: {where}", highlight=False)
+
+
+def _is_report(path: Path) -> bool:
+    """Whether there is a report with all that this version tells."""
+    return path.is_file() and "valid_share" in json.loads(path.read_text())
 
 
 def _parts(folder: Path) -> Any:
@@ -61,8 +70,9 @@ def _parts(folder: Path) -> Any:
 def _row(dataset: str, told: dict[str, Any]) -> list[str]:
     shares = [f"{told['by_source'][name] / max(told['masks'], 1):.0%}" for name in SOURCES]
     return [
-        dataset, str(told["scenes"]), str(told["masks"]), *shares, f"{told['unlabelled']:.1%}",
-        f"{told['agreement']:.2f}", f"{told['mean_score']:.2f}",
+        dataset, str(told["scenes"]), f"{told['valid_share']:.0%}", f"{told['tiles_below_half']} of {told['tiles']}",
+        str(told["masks"]), *shares, f"{told['unlabelled']:.1%}", f"{told['agreement']:.2f}",
+        f"{told['mean_score']:.2f}",
     ]  # fmt: skip
 
 
@@ -83,23 +93,45 @@ def _spread(count: int, wanted: int) -> list[int]:
     return sorted(places)
 
 
-def _some_samples(folder: Path, dataset: str) -> list[SampleRef]:
-    """Up to twelve samples, from records evenly spread."""
+def _scenes(refs: Sequence[SampleRef]) -> list[list[SampleRef]]:
+    """Samples by their scene: the key less the place of the tile."""
+    return [list(tiles) for _, tiles in groupby(refs, lambda ref: re.sub(r"-y\d+-x\d+$", "", ref.key))]
+
+
+def _filled(tiles: Sequence[SampleRef]) -> list[int]:
+    """Labelled pixels of each tile of a scene; valid ones where none is labelled."""
+    labelled = [sum(mask["pixels"] for mask in ref.meta()["masks"]) for ref in tiles]
+    return labelled if any(labelled) else [int((ref.picture("valid") > 0).sum()) for ref in tiles]
+
+
+def _fullest(tiles: Sequence[SampleRef], wanted: int) -> list[SampleRef]:
+    """The fullest tile of each of so many stretches of a scene, the fullest first; none below half of that one."""
+    tiles = [tiles[place] for place in _spread(len(tiles), TRIED)]
+    filled = _filled(tiles)
+    stretches = pairwise(round(part * len(tiles) / wanted) for part in range(wanted + 1))
+    best = [max(range(start, end), key=filled.__getitem__) for start, end in stretches if end > start]
+    best.sort(key=lambda place: -filled[place])
+    return [tiles[place] for place in best if 2 * filled[place] >= filled[best[0]]]
+
+
+def sheet_samples(folder: Path, dataset: str) -> list[SampleRef]:
+    """Up to twelve samples with something on them, from scenes evenly spread over a dataset's shards."""
     paths = list(find_records(folder))
-    chosen = [paths[index] for index in _spread(len(paths), SHOWN)]
-    refs: list[list[SampleRef]] = []
-    for path in chosen:
-        shard = read_shard(dataset, path)
-        if shard is not None:
-            refs.append(shard.refs())
-    each = -(-SHOWN // max(len(refs), 1))
-    picked = [own[place] for own in refs for place in _spread(len(own), each)]
-    return picked[:SHOWN]
+    shards = [read_shard(dataset, paths[place]) for place in _spread(len(paths), SHOWN)]
+    scenes = [tiles for shard in shards if shard is not None for tiles in _scenes(shard.refs())]
+    scenes = [scenes[place] for place in _spread(len(scenes), SHOWN)]
+    each = -(-SHOWN // max(len(scenes), 1))
+    ranked = [
+        (rank, number, ref) for number, tiles in enumerate(scenes) for rank, ref in enumerate(_fullest(tiles, each))
+    ]
+    ranked.sort(key=lambda row: row[:2])  # every scene has its fullest before any has a second one
+    shown = sorted(ranked[:SHOWN], key=lambda row: (row[1], row[2].key))
+    return [ref for _, _, ref in shown]
 
 
 def contact_sheet(folder: Path, dataset: str, told: dict[str, Any]) -> None:
     """Sizes and sources of the masks, and samples: the picture with the masks' borders, and their materials."""
-    refs = _some_samples(folder, dataset)
+    refs = sheet_samples(folder, dataset)
     if not refs:
         return
     rows = -(-2 * len(refs) // ACROSS)

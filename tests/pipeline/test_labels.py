@@ -14,6 +14,7 @@ def test_a_folder_with_truth_gets_a_report_and_a_contact_sheet(cli, tiny, tmp_pa
     assert "Quality of the labels" in out and "Against the truth" in out and "│ pretrain" not in out
     told = json.loads((tmp_path / "shards" / "cave" / "quality.json").read_text())
     assert told["scenes"] == told["scenes_with_truth"] == 4 and told["unlabelled"] == 0
+    assert (told["tiles"], told["valid_share"], told["tiles_below_half"]) == (4, 1.0, 0) and "0 of 4" in out
     assert sum(told["by_source"].values()) == sum(told["by_size"].values()) == told["masks"]
     assert {"ASA at 1 x", "UE at 1 x", "recall at 1.5 x", "precision at 1.5 x"} <= set(told["truth"]["fused"])
     assert (tmp_path / "shards" / "cave" / "quality.png").read_bytes()[:4] == b"\x89PNG"
