@@ -118,6 +118,19 @@ def test_every_tile_of_every_camera_is_labelled(work):
         assert {row["id"] for row in meta["masks"]} == set(np.unique(instances)) - {0}
 
 
+def test_a_tile_is_only_padded_where_its_scene_is_smaller(work):
+    shapes, found = {}, {}
+    for ref in open_manifest(work / "shards"):
+        meta = ref.meta()
+        scene = (ref.dataset, meta["scene"])
+        shapes[scene] = open_cube(work / "cubes" / f"{ref.dataset}.zarr" / meta["scene"]).shape_CHW[1:]
+        found.setdefault(scene, []).append(meta["window_yxhw"])
+    assert found["cave", "balloons_100"] == [[y, x, 64, 64] for y in (0, 36) for x in (0, 36)]
+    assert found["corn", "4-22-22_right_same_B73_top_00"] == [[0, 0, 31, 43]]
+    for scene, (height, width) in shapes.items():
+        assert {tuple(window[2:]) for window in found[scene]} == {(min(64, height), min(64, width))}
+
+
 def nearest_class(scene, spectra):
     """Class of the nearest training spectrum by angle, from 1: a truth that is itself made from spectra."""
     unit = scene / np.maximum(np.linalg.norm(scene, axis=-1, keepdims=True), 1e-9)
