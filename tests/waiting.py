@@ -20,7 +20,8 @@ from typing import Any
 from sharding.claims import Claims
 from sharding.records import Unit
 
-SAFETY_SECONDS = 600
+SAFETY_SECONDS = 600  # for an event
+RUN_SECONDS = 3600  # for a whole process
 POLL_SECONDS = 0.02
 LONG_SECONDS = 86_400.0
 FAR_AHEAD = 4_000_000_000  # a time of the year 2096
@@ -34,10 +35,10 @@ def wait_for(
     Raises:
         AssertionError: it did not come; says `what`.
     """
-    end = time.monotonic() + seconds
+    end = time.monotonic() + SAFETY_SECONDS
     while not (found := condition()):
-        assert time.monotonic() < end, f"{what} did not come within {seconds:g} s"
-        time.sleep(POLL_SECONDS)
+        assert time.monotonic() < end, f"{what} did not come within {SAFETY_SECONDS} s"
+        time.sleep(every)
     return found
 
 
