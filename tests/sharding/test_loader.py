@@ -7,6 +7,7 @@ import shutil
 import socket
 import threading
 from collections import Counter
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
@@ -281,19 +282,26 @@ def test_a_stall_without_workers_warns(own, monkeypatch):
     assert alarm.interval == 0.2 and alarm.finished.is_set(), "a batch that came stops its alarm"
 
 
+def zombies():
+    """Children of this process that are dead and not yet seen to be."""
+    found = set()
+    for child in psutil.Process().children():
+        with suppress(psutil.NoSuchProcess):
+            found |= {child.pid} if child.status() == psutil.STATUS_ZOMBIE else set()
+    return found
+
+
 @pytest.mark.parametrize("when", ["while it is waited for", "while the next job is drawn"])
 def test_a_worker_that_dies_is_told(own, when):
     made = loader(own, config=LoaderConfig(1))
     made.assembler.fill = lambda *_: os.kill(os.getpid(), 9)
     if when == "while the next job is drawn":
-        jobs = made.stream.jobs
+        jobs, before = made.stream.jobs, zombies()
 
         def jobs_beside_a_death(consumed):
             drawn = jobs(consumed)
             yield next(drawn)
-            wait_for(
-                lambda: psutil.STATUS_ZOMBIE in [child.status() for child in psutil.Process().children()], "a death"
-            )
+            wait_for(lambda: zombies() - before, "the death of the worker")
             yield from drawn
 
         made.stream.jobs = jobs_beside_a_death
