@@ -27,10 +27,8 @@ LONG_SECONDS = 86_400.0
 FAR_AHEAD = 4_000_000_000  # a time of the year 2096
 
 
-def wait_for(
-    condition: Callable[[], Any], what: str, seconds: float = SAFETY_SECONDS, every: float = POLL_SECONDS
-) -> Any:
-    """Wait until `condition` gives something true, and return it.
+def wait_for(condition: Callable[[], Any], what: str, every: float = POLL_SECONDS) -> Any:
+    """Wait until `condition`, asked every so many seconds, gives something true, and return it.
 
     Raises:
         AssertionError: it did not come; says `what`.
