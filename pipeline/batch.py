@@ -43,9 +43,15 @@ class Ears:
         return bool(self.came) and self.came[0] == signal.SIGUSR1
 
 
+def _hear_interrupts() -> None:
+    """A job that a shell put into the background ignores SIGINT, and so would the stage that it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def _run(stage: str, words: Sequence[str], ears: Ears) -> int:
     """Run the stage as its own process; a stop is told to it until it is heard. Its exit code."""
-    process = subprocess.Popen([sys.executable, "-m", "pipeline.cli", stage, *words])
+    command = [sys.executable, "-m", "pipeline.cli", stage, *words]
+    process = subprocess.Popen(command, preexec_fn=_hear_interrupts)
     # Training saves; every other stage keeps its finished units anyway and cleans up on an interrupt.
     word = signal.SIGUSR1 if stage == "pretrain" else signal.SIGINT
     told = False

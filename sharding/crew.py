@@ -91,9 +91,13 @@ class Crew:
         gpus: float = 0.0,
         cpus: float = 0.0,
         depth: int = 2,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`gpus` and `cpus` are what Ray sets aside for each process; on one machine the numbers here bound them."""
-        self.limits, self.pool, self.depth, self.cpus = limits, pool, depth, cpus
+        """`gpus` and `cpus` are what Ray sets aside for each process; on one machine the numbers here bound them.
+
+        `clock` tells the seconds by which jobs are too long at work.
+        """
+        self.limits, self.pool, self.depth, self.cpus, self.clock = limits, pool, depth, cpus, clock
         self.remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=0, max_concurrency=depth)(_Actor)
         self.factory = ray.put(factory)
         self.queue: deque[Job] = deque()
@@ -110,10 +114,17 @@ class Crew:
         """Whether more jobs are wanted: the actors have few waiting, and the pool keeps up with what they make."""
         return len(self.queue) < 2 * self.depth * len(self.slots) and len(self.tasks) < 2 * self.pool
 
+    def _flights(self) -> list[_Flight]:
+        return [*self.running, *(flight for slot in self.slots for flight in slot.flights)]
+
+    def unfinished(self) -> list[Job]:
+        """Jobs that wait or are under way."""
+        return [*self.queue, *self.tasks, *(flight.job for flight in self._flights())]
+
     @property
     def busy(self) -> bool:
         """Whether anything is still to come."""
-        return bool(self.queue or self.tasks or self.running or any(slot.flights for slot in self.slots))
+        return bool(self.unfinished())
 
     def submit(self, job: Job) -> None:
         """Queue a job for the actors."""
@@ -130,8 +141,7 @@ class Crew:
             ConfigError: the actors cannot be set up, or die while they are.
         """
         self._feed()
-        flights = {flight.told: flight for slot in self.slots for flight in slot.flights}
-        flights |= {flight.told: flight for flight in self.running}
+        flights = {flight.told: flight for flight in self._flights()}
         starting = {slot.ready: slot for slot in self.slots if not slot.started}
         ready, _ = ray.wait([*flights, *starting], num_returns=1, timeout=TICK_SECONDS, fetch_local=False)
         if ready:  # everything else that is ready by now
@@ -153,12 +163,12 @@ class Crew:
                     break  # the last jobs go to whoever is free first
                 job = self.queue.popleft()
                 told, made = slot.actor.make.options(num_returns=2).remote(*job.args)
-                slot.flights.append(_Flight(job, told, made, time.monotonic(), slot))
+                slot.flights.append(_Flight(job, told, made, self.clock(), slot))
         while self.tasks and len(self.running) < self.pool:
             job = self.tasks.popleft()
             call = ray.remote(num_cpus=self.cpus, max_retries=0, num_returns=2)(_run)
             told, made = call.remote(job.function, *job.args)
-            self.running.append(_Flight(job, told, made, time.monotonic()))
+            self.running.append(_Flight(job, told, made, self.clock()))
 
     def _started(self, slot: _Slot) -> None:
         try:
@@ -198,7 +208,7 @@ class Crew:
         if slot is not None:
             slot.done, slot.memory = slot.done + 1, memory
             for other in slot.flights:
-                other.since = time.monotonic()
+                other.since = self.clock()
         return [Done(job.key, flight.made)]
 
     def _lost(self, flight: _Flight, reason: str) -> list[Done]:
@@ -244,8 +254,8 @@ class Crew:
         """Kill what takes too long."""
         ended: list[Done] = []
         limit = self.limits.seconds
-        now = time.monotonic()
-        for flight in [*self.running, *(one for slot in self.slots for one in slot.flights)]:
+        now = self.clock()
+        for flight in self._flights():
             current = flight in self.running or (flight.slot is not None and flight in flight.slot.flights)
             if limit and current and now - flight.since > limit:
                 if flight.slot is None:
@@ -257,7 +267,7 @@ class Crew:
 
     def health(self) -> str:
         """A few words per actor: what it does since when, what it has done, its memory."""
-        now = time.monotonic()
+        now = self.clock()
         words = []
         for index, slot in enumerate(self.slots):
             state = "starts" if not slot.started else "idle"

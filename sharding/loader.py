@@ -28,6 +28,9 @@ from sharding.order import Draws
 from sharding.ring import Ring, Watch, offsets
 from sharding.stream import Stream
 
+DEATHS = ("exited unexpectedly", "is killed by signal")
+"""How torch tells of a dead worker: where it waits for a batch, and where its death interrupts something else."""
+
 
 class Loader(Generic[B_co]):
     """An endless iterable of batches, exact in order and resumable at any of them."""
@@ -136,7 +139,7 @@ class Loader(Generic[B_co]):
             first = str(error).splitlines()[0]
             if "timed out" in first:
                 raise InputError(f"{self._stalled(watch)}; check that file system") from error
-            if "exited unexpectedly" in first:
+            if any(word in first for word in DEATHS):
                 raise StageFailed(
                     f"a loader worker died ({watch.describe(self.stream.manifest)}): {first}; if memory ran out, "
                     f"lower loader.workers or loader.prefetch"

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import RUN_SECONDS
+
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 TINY = ROOT / "tests" / "tiny.yaml"
@@ -67,7 +69,7 @@ def cli():
 
     def run(*words: object) -> tuple[int, str, str]:
         process = start(*words)
-        out, err = process.communicate(timeout=900)
+        out, err = process.communicate(timeout=RUN_SECONDS)
         return process.returncode, out, err
 
     return run

@@ -2,14 +2,15 @@
 
 import os
 import signal
-import subprocess
-import sys
-import time
 
 import pytest
 
 from pipeline.batch import outcome
 from sharding.allocation import cores, job_id, memory_bytes, nodes
+from sharding.catalog import load_row
+from sharding.generator.fakes import write_fake
+from sharding.records import find_records
+from tests.waiting import SAFETY_SECONDS, HeldFile, wait_for
 
 
 class Heard:
@@ -29,14 +30,26 @@ def test_outcomes(code, came, means):
     assert outcome(code, Heard(*came)) == means
 
 
-def test_a_warned_stage_ends_with_75_and_the_next_start_finishes_it(cli, tiny, tmp_path):
-    words = ("corpus", tiny, f"workdir={tmp_path}", "corpus.train_scenes=200")
-    process = subprocess.Popen([sys.executable, "-m", "pipeline.cli", "batch", *words])
-    time.sleep(6)
+def ignore_interrupts():
+    """As a shell does for what it puts into the background."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def test_a_warned_stage_ends_with_75_and_the_next_start_finishes_it(cli, launch, tmp_path):
+    write_fake("cave_png", tmp_path / "raw", load_row("cave_png").known_wavelength_nm)
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(f"workdir: {tmp_path / 'w'}\ndatasets: [{{name: cave_png, root: {tmp_path / 'raw'}}}]\n")
+    *_, band = sorted((tmp_path / "raw").rglob("*.png"))
+    held = HeldFile(band)
+    process = launch("batch", "ingest", recipe, preexec_fn=ignore_interrupts)
+    wait_for(lambda: held.has_reader() or process.poll() is not None, "the stage at its scene")
     process.send_signal(signal.SIGUSR1)
-    assert process.wait(60) == 75
-    code, out, err = cli("batch", *words[:3], "corpus.train_scenes=2")
-    assert code == 0, out + err
+    out, err = process.communicate(timeout=SAFETY_SECONDS)
+    assert process.returncode == 75, out + err
+    held.put_back()
+    assert not list(find_records(tmp_path / "w"))
+    code, out, err = cli("batch", "ingest", recipe)
+    assert code == 0 and len(list(find_records(tmp_path / "w"))) == 1, out + err
 
 
 def test_errors_of_a_stage_are_the_jobs_own(cli, tmp_path):

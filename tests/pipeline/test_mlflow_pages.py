@@ -1,15 +1,16 @@
 """MLflow's pages, as a browser shows them."""
 
+import contextlib
 import json
 import signal
 import socket
 import subprocess
-import time
 import urllib.request
 
 import pytest
 
 from pipeline.tracking import quiet_client
+from tests.waiting import SAFETY_SECONDS, wait_for
 
 pytestmark = pytest.mark.system
 BROWSER = (
@@ -34,7 +35,13 @@ def number_of(work, name):
 def page(url, folder):
     """The text of a page when its scripts have run."""
     words = [*BROWSER, f"--user-data-dir={folder}", "--dump-dom", url]
-    return subprocess.run(words, capture_output=True, text=True, timeout=120).stdout
+    return subprocess.run(words, capture_output=True, text=True, timeout=SAFETY_SECONDS).stdout
+
+
+def healthy(port):
+    with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=60):
+        return True
+    return False
 
 
 def test_the_pages_show_the_recipe_its_runs_and_their_metrics(need, cli, launch, tmp_path):
@@ -50,13 +57,7 @@ def test_the_pages_show_the_recipe_its_runs_and_their_metrics(need, cli, launch,
         port = free.getsockname()[1]
     server = launch("mlflow", *words, f"--port={port}", start_new_session=True)
     try:
-        end = time.monotonic() + 90
-        while time.monotonic() < end:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).close()
-                break
-            except OSError:
-                time.sleep(0.5)
+        wait_for(lambda: healthy(port) or server.poll() is not None, "the server")
         base = f"http://127.0.0.1:{port}/#/experiments/1/runs"
         runs = page(base, tmp_path / "browser")
         assert tmp_path.name in runs and "matching runs" in runs, runs[-3000:]
@@ -64,5 +65,5 @@ def test_the_pages_show_the_recipe_its_runs_and_their_metrics(need, cli, launch,
         assert "quokka" in one and "pretrain.lr" in one and "images_per_second" in one, one[-3000:]
     finally:
         server.send_signal(signal.SIGINT)
-        server.communicate(timeout=60)
+        server.communicate(timeout=SAFETY_SECONDS)
     assert server.returncode == 0

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from pretrain.optimizing import GuardedAdamW
+from tests.waiting import RUN_SECONDS
 
 ROOT = Path(__file__).resolve().parents[2]
 CASES = ["0 fp32", "1 fp32", "2 fp32", "3 fp32", "0 bf16", "1 bf16", "3 bf16", "1 fp16", "3 fp16"]
@@ -22,7 +23,8 @@ def told():
     words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     words += [str(Path(__file__).with_name("engine_child.py")), *CASES]
     extra = {"DS_ACCELERATOR": "cpu", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(words, cwd=ROOT, env={**os.environ, **extra}, capture_output=True, text=True, timeout=500)
+    environ = {**os.environ, **extra}
+    done = subprocess.run(words, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=RUN_SECONDS)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(next(line for line in done.stdout.splitlines() if line.startswith('{"')))
 

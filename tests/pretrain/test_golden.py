@@ -21,7 +21,7 @@ TERMS = ("loss", "contrast", "masks", "spectra")
 def losses(work):
     """The rows of a run on fresh shards."""
     words = [sys.executable, "-m", "pipeline.cli", "pretrain", str(make_work(work)), f"workdir={work}"]
-    subprocess.run(words, check=True, cwd=ROOT, capture_output=True, timeout=300)
+    subprocess.run(words, check=True, cwd=ROOT, capture_output=True, timeout=3600)
     rows = [json.loads(line) for line in (work / "runs" / "golden" / "metrics.jsonl").open()]
     return [{name: row[name] for name in TERMS} for row in rows]
 

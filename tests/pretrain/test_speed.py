@@ -1,5 +1,7 @@
 """The arithmetic of a step by count, against what can be worked out by hand."""
 
+from types import SimpleNamespace
+
 import torch
 from torch import nn
 
@@ -15,7 +17,12 @@ def test_matrix_products_are_counted():
 def test_utilisation_is_the_share_of_what_the_device_can_do():
     speed = Speedometer(forward=10, passes=4, peak=1000.0)
     assert speed.mfu(seconds=1.0) == 0.12  # three forwards' worth, four times
-    assert device_flops(torch.device("cpu"), torch.float32) > 1e8
+
+
+def test_the_rate_of_a_device_is_its_best_of_five_products(monkeypatch):
+    times = iter([0, 4, 10, 12, 20, 20.5, 30, 33, 40, 41])  # begin and end of each
+    monkeypatch.setattr("pretrain.speed.time", SimpleNamespace(perf_counter=lambda: next(times)))
+    assert device_flops(torch.device("cpu"), torch.float32) == 2 * 1024**3 / 0.5
 
 
 def test_memory_is_that_of_this_process():

@@ -4,12 +4,14 @@ import json
 import os
 import random
 import signal
-import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
 from golden import make_work
+
+from tests.waiting import SAFETY_SECONDS, wait_for
 
 STEPS, WEIGHTS = 120, ("weights.safetensors", "mean_weights.safetensors")
 WORDS = (f"pretrain.steps={STEPS}", "pretrain.save_every=4", "pretrain.ranks=2", "pretrain.micro_batch=1",
@@ -45,6 +47,19 @@ def ranks(run: Path) -> list[psutil.Process]:
     return found
 
 
+def kill_ranks(process, run: Path, at: int, rng: random.Random) -> bool:
+    """Kill ranks of a run after a step; False if it came to its end before."""
+    wait_for(lambda: process.poll() is not None or len(ranks(run)) == 2, "two ranks")
+    victims = ranks(run)
+    wait_for(lambda: process.poll() is not None or logged(run) > at, f"step {at}")
+    # All at once as on a node that dies, or one rank alone, whose peer must not wait for ever.
+    for victim in rng.sample(victims, min(len(victims), rng.choice([1, 2]))):
+        with suppress(psutil.NoSuchProcess):
+            victim.send_signal(signal.SIGKILL)
+    process.communicate(timeout=SAFETY_SECONDS)
+    return process.returncode != 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("precision", "kills"), [("fp32", 10), ("bf16", 3)])
 def test_a_run_killed_at_random_steps_is_the_run_that_nobody_touched(cli, launch, tmp_path, precision, kills):
@@ -55,21 +70,11 @@ def test_a_run_killed_at_random_steps_is_the_run_that_nobody_touched(cli, launch
     seed = int.from_bytes(os.urandom(2), "little")
     print(f"seed of the kills: {seed}")
     rng = random.Random(seed)
-    run = tmp_path / "runs" / "killed"
+    run, whole = tmp_path / "runs" / "killed", tmp_path / "runs" / "whole"
     for at in sorted(rng.randrange(1, STEPS - 30) for _ in range(kills)):
-        process = launch(*words, "pretrain.run=killed", start_new_session=True)
-        victims = []
-        while process.poll() is None and len(victims) < 2:
-            victims = ranks(run)
-        while process.poll() is None and logged(run) <= at:
-            time.sleep(0.005)
-        # All at once as on a node that dies, or one rank alone, whose peer must not wait for ever.
-        for victim in rng.sample(victims, rng.choice([1, 2])):
-            victim.send_signal(signal.SIGKILL)
-        process.communicate(timeout=120)
-        assert process.returncode not in (0, None)
+        if not kill_ranks(launch(*words, "pretrain.run=killed", start_new_session=True), run, at, rng):
+            break
     code, out, err = cli(*words, "pretrain.run=killed")
     assert code == 0, out + err
-    whole = tmp_path / "runs" / "whole"
     assert losses(run) == losses(whole) and len(losses(run)) == STEPS
     assert last_weights(run) == last_weights(whole)

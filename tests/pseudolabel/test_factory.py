@@ -1,30 +1,29 @@
 """Chaos: whatever dies, shards are those of an undisturbed run, less what is quarantined by name."""
 
-import contextlib
 import os
 import random
+import re
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 
 from pseudolabel import factory
 from pseudolabel.config import PseudolabelConfig
 from pseudolabel.factory import pseudolabel, pseudolabel_units
 from pseudolabel.worker import LabelWorker
-from sharding.claims import Claims
+from sharding.crew import Crew
 from sharding.ingest import DatasetConfig, ingest
 from sharding.records import find_records, read_record
 from sharding.shards import index_shard
 from sharding.stage import RunOptions
+from tests.waiting import SAFETY_SECONDS, HangClock, meanwhile, taken, wait_for
 
 SCENES, SIDE = 12, 24
 OPTIONS = RunOptions(max_failed_fraction=1.0)
@@ -83,38 +82,33 @@ def calm(cubes, tmp_path_factory):
     return folder, found
 
 
-class Slow(LabelWorker):
-    """Long enough at each window to be killed."""
+class Mortal(LabelWorker):
+    """Is killed once at each of some scenes, before it looks at a window or when it has."""
+
+    def __init__(self, config, deaths, scenes):
+        super().__init__(config)
+        self.deaths, self.scenes = deaths, scenes
 
     def make(self, path, window):
-        time.sleep(0.15)
+        mark = self.deaths / Path(path).name
+        if mark.name in self.scenes and not mark.exists():
+            if self.scenes[mark.name]:
+                super().make(path, window)
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
         return super().make(path, window)
 
 
-def actors():
-    return [p for p in psutil.Process().children(recursive=True) if "ray::" in " ".join(p.cmdline()[:1])]
-
-
 def test_actors_killed_at_random_cost_nothing(cubes, calm, tmp_path, monkeypatch):
-    monkeypatch.setattr(factory, "worker_factory", lambda config: lambda: Slow(config))
-    stop, killed, rng = threading.Event(), [], random.Random(0)
-
-    def killer():
-        while not stop.wait(1.0) and len(killed) < 5:
-            victims = [p for p in actors() if "_Actor.make" in " ".join(p.cmdline())]
-            if victims:
-                victim = rng.choice(victims)
-                killed.append(victim.pid)
-                victim.kill()
-
-    thread = threading.Thread(target=killer)
-    thread.start()
-    try:
-        result, found = label(tmp_path, cubes, attempts=10)
-    finally:
-        stop.set()
-        thread.join()
-    assert killed and not result.failures and found == calm[1]
+    seed = int.from_bytes(os.urandom(2), "little")
+    print(f"seed of the kills: {seed}")
+    rng, deaths = random.Random(seed), tmp_path / "deaths"
+    deaths.mkdir()
+    scenes = {f"s{index:02d}": rng.random() < 0.5 for index in rng.sample(range(SCENES), 5)}
+    monkeypatch.setattr(factory, "worker_factory", lambda config: lambda: Mortal(config, deaths, scenes))
+    result, found = label(tmp_path, cubes, attempts=10)
+    assert {mark.name for mark in deaths.iterdir()} == set(scenes)
+    assert not result.failures and found == calm[1]
 
 
 class Cursed(LabelWorker):
@@ -133,8 +127,19 @@ class Cursed(LabelWorker):
         return super().make(path, window)
 
 
+def crew_with(clock):
+    """What makes the crew of a stage, with the clock of a test."""
+
+    def make(*args, **options):
+        clock.crew = Crew(*args, **options, clock=clock)
+        return clock.crew
+
+    return make
+
+
 def test_cursed_tiles_are_quarantined_with_their_reasons_and_the_rest_is_as_ever(cubes, calm, tmp_path, monkeypatch):
     monkeypatch.setattr(factory, "worker_factory", lambda config: lambda: Cursed(config))
+    monkeypatch.setattr(factory, "Crew", crew_with(HangClock(lambda name: "s06 at row" in name)))
     result, found = label(tmp_path, cubes, attempts=2, item_seconds=20.0)
     reasons = {Path(row.item.split(" at row")[0]).name: row.reason for row in result.failures}
     assert set(reasons) == {"s04", "s06", "s08", "s10"}
@@ -167,12 +172,18 @@ def test_part_of_a_scene_is_labelled_where_one_window_is_lost(cubes, tmp_path, m
 
 def test_two_processes_share_the_units_and_a_foreign_claim_is_waited_for(cubes, calm, tmp_path):
     (tmp_path / "cubes").symlink_to(cubes)
-    first, *_ = pseudolabel_units(tmp_path, ["tiny"], config())
-    other = Claims()
-    assert other.take(first)
-    threading.Timer(6.0, other.release_all).start()
-    result, found = label(tmp_path, cubes)
+    first, *rest = (unit.record for unit in pseudolabel_units(tmp_path, ["tiny"], config()))
+    with ExitStack() as claim:
+        claim.enter_context(taken(first))
+
+        def let_go_at_last():
+            wait_for(lambda: all(record.is_file() for record in rest), "all other shards")
+            claim.close()
+
+        with meanwhile(let_go_at_last):
+            result, found = label(tmp_path, cubes)
     assert found == calm[1] and result.new == len(found)
+    assert max((first, *rest), key=lambda record: record.stat().st_mtime_ns) == first
     assert not list(tmp_path.rglob("*.claim*")) and not list(tmp_path.rglob("*.tmp-*"))
 
 
@@ -191,31 +202,27 @@ def test_two_drivers_beside_each_other_make_one_set_of_shards(cubes, calm, tmp_p
     recipe = recipe_of(tmp_path, cubes)
     both = [launch("pseudolabel", recipe, "pseudolabel.workers=1") for _ in range(2)]
     for process in both:
-        out, err = process.communicate(timeout=200)
+        out, err = process.communicate(timeout=SAFETY_SECONDS)
         assert process.returncode == 0, out + err
     assert hashes(tmp_path) == calm[1]
     assert not list(tmp_path.rglob("*.claim*")) and not list(tmp_path.rglob("*.tmp-*"))
 
 
 def test_a_ray_cluster_is_joined_by_its_address(cubes, calm, tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     with tempfile.TemporaryDirectory(prefix="hvr") as folder:  # Ray's sockets need a short path
         command = [
-            Path(sys.executable).with_name("ray"), "start", "--head", f"--port={port}", "--num-cpus=4", "--block",
+            Path(sys.executable).with_name("ray"), "start", "--head", "--port=0", "--num-cpus=4", "--block",
             "--include-dashboard=false", f"--temp-dir={folder}", "--object-store-memory=200000000",
             "--disable-usage-stats",
         ]  # fmt: skip
-        head = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        said = tmp_path / "ray.log"
+        with said.open("wb") as log:
+            head = subprocess.Popen(command, start_new_session=True, stdout=log, stderr=log)
         try:
-            deadline = time.monotonic() + 60
-            while time.monotonic() < deadline:
-                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-                    break
-                time.sleep(0.2)
-            time.sleep(3)
-            _, found = label(tmp_path, cubes, address=f"127.0.0.1:{port}")
+            wait_for(lambda: head.poll() is not None or "ray status" in said.read_text(), "Ray's word")
+            address = re.search(r"--address='(.+)'", said.read_text())
+            assert address, said.read_text()
+            _, found = label(tmp_path, cubes, address=address[1])
         finally:
             os.killpg(head.pid, signal.SIGKILL)
             head.wait()
@@ -223,11 +230,13 @@ def test_a_ray_cluster_is_joined_by_its_address(cubes, calm, tmp_path):
 
 
 def test_shards_of_a_killed_driver_are_finished_by_the_next_run(cubes, calm, tmp_path, launch):
-    process = launch("pseudolabel", recipe_of(tmp_path, cubes), start_new_session=True)
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not list(tmp_path.glob("shards/tiny/*.json")):
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    recipe = recipe_of(tmp_path, cubes)
+    *_, last = pseudolabel_units(tmp_path, ["tiny"], config())
+    with taken(last.record):
+        process = launch("pseudolabel", recipe, start_new_session=True)
+        wait_for(lambda: process.poll() is not None or hashes(tmp_path), "a first shard")
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    assert 0 < len(hashes(tmp_path)) < len(calm[1])
     _, found = label(tmp_path, cubes)
     assert found == calm[1] and not list(tmp_path.rglob("*.tmp-*"))

@@ -14,6 +14,7 @@ from sharding.crew import Crew, Job, Limits
 from sharding.errors import ConfigError, InputError
 from sharding.records import Body, Unit, commit
 from sharding.workers import PREFIX, map_tasks, ray_session
+from tests.waiting import HangClock, wait_for
 
 
 class Worker:
@@ -34,8 +35,14 @@ class Worker:
             raise InputError(f"{word} cannot be read")
         if word == "tight" and not seen:
             raise MemoryError
-        time.sleep(0.05)
         return word.upper()
+
+
+def crew_of(folder, workers, pool, seconds):
+    """A crew for which time passes only when all but "hang" is done: a slow machine is no reason to kill a job."""
+    clock = HangClock(lambda word: word == "hang")
+    clock.crew = Crew(lambda: Worker(folder), workers, pool, Limits(seconds, attempts=2), clock=clock)
+    return clock.crew
 
 
 def run(crew, words, function=None):
@@ -58,7 +65,7 @@ def ray_processes():
 def test_only_what_kills_or_hangs_its_worker_is_quarantined_and_nothing_is_left(tmp_path):
     words = ["a", "once", "poison", "b", "hang", "c", "bad", "tight", "d", "e"]
     with ray_session(3):
-        crew = Crew(lambda: Worker(tmp_path), 2, 1, Limits(seconds=3.0, attempts=2))
+        crew = crew_of(tmp_path, 2, 1, seconds=3.0)
         found = run(crew, words)
         crew.close()
     assert set(found) == set(words)
@@ -66,7 +73,7 @@ def test_only_what_kills_or_hangs_its_worker_is_quarantined_and_nothing_is_left(
         assert found[word] == word.upper()
     assert "its worker died (ActorDiedError), 2 times; quarantined" in found["poison"]
     assert "took longer than 3 s, 2 times" in found["hang"] and found["bad"] == "bad cannot be read"
-    assert not ray_processes()
+    wait_for(lambda: not ray_processes(), "the end of Ray's processes")
     assert not list(Path(tempfile.gettempdir()).glob(f"{PREFIX}{os.getpid()}-*"))
 
 
@@ -80,12 +87,26 @@ def shout(word):
 
 def test_the_pool_quarantines_too_and_health_names_what_is_done(tmp_path):
     with ray_session(2):
-        crew = Crew(lambda: Worker(tmp_path), 1, 2, Limits(seconds=2.0, attempts=2))
+        crew = crew_of(tmp_path, 1, 2, seconds=2.0)
         found = run(crew, ["x", "poison", "hang", "y"], shout)
         assert (found["x"], found["y"]) == ("X", "Y")
         assert "worker died" in found["poison"] and "took longer" in found["hang"]
         run(crew, ["a"])
         assert "#0 idle, 1 done" in crew.health() and "GB" in crew.health()
+        crew.close()
+
+
+def test_a_job_is_too_long_at_work_by_the_clock_and_health_tells_since_when(tmp_path):
+    times = [0.0]
+    with ray_session(1):
+        crew = Crew(lambda: Worker(tmp_path), 1, 1, Limits(60.0, attempts=1), clock=lambda: times[0])
+        crew.submit(Job("hang", "hang", ("hang",)))
+        wait_for(lambda: crew.wait() == [] and (tmp_path / "hang.seen").exists(), "the job at work")
+        times[0] = 60.0
+        assert crew.wait() == [] and "#0 hang 60 s, 0 done" in crew.health()
+        times[0] = 61.0
+        (ended,) = crew.wait()
+        assert "took longer than 60 s, 1 times" in ended.failure.reason and "restarted 1x" in crew.health()
         crew.close()
 
 

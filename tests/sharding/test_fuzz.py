@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import RUN_SECONDS
+
 CHILD = Path(__file__).with_name("fuzz_child.py")
 VARIANTS = 300
 
@@ -21,7 +23,7 @@ def test_corrupted_files_become_rows_with_a_reason(tmp_path, container):
         command,
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=RUN_SECONDS,
         cwd=CHILD.parents[2],
         env={**os.environ, "PYTHONPATH": "."},
     )

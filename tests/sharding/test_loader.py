@@ -5,8 +5,9 @@ import os
 import re
 import shutil
 import socket
-import time
+import threading
 from collections import Counter
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
@@ -23,7 +24,9 @@ from sharding.local import LoaderConfig, NodeCache
 from sharding.manifest import open_manifest
 from sharding.order import MixingConfig
 from sharding.records import delete
+from sharding.ring import Watch
 from sharding.stream import Stream
+from tests.waiting import HeldFile, wait_for
 
 
 def tiles(count, bands=9, side=16, seed=0):
@@ -234,32 +237,74 @@ def test_a_shard_that_was_cut_or_is_gone_is_named(own):
         seen(loader(own, workers=1), 6)
 
 
-def hang(path: Path):
-    """A file that blocks whoever opens it, as a dead file server does."""
-    path.unlink()
-    os.mkfifo(path)
+def test_a_stall_is_an_error_that_names_the_shard(own, monkeypatch):
+    boards = []
+    monkeypatch.setattr("sharding.loader.Watch", lambda workers: boards.append(Watch(workers)) or boards[0])
+    made = loader(own, config=LoaderConfig(1, stall_seconds=1))
+    jobs, held = made.stream.jobs, []
 
+    def jobs_of_a_dead_disk(consumed):
+        """The first batch hangs, and the second is asked for when a worker is at the first."""
+        held.extend(HeldFile(path) for path in (own / "a").glob("*.tar"))
+        drawn = jobs(consumed)
+        yield next(drawn)
+        wait_for(lambda: ".tar" in boards[0].describe(made.stream.manifest), "a worker at a shard")
+        yield from drawn
 
-def test_a_stall_is_an_error_that_names_the_shard(own):
-    made = loader(own, config=LoaderConfig(1, stall_seconds=2))
-    hang(own / "a" / "a-00002.tar")
-    began = time.monotonic()
-    match = r"no batch for 2 s: worker 0 at .*a-00002\.tar \(sample a-00002-00\d\) for \d s"
+    made.stream.jobs = jobs_of_a_dead_disk
+    match = r"no batch for 1 s: worker 0 at .*a-0000\d\.tar \(sample a-0000\d-00\d\) for \d+ s"
     with pytest.raises(InputError, match=match):
         seen(made, 20)
-    assert time.monotonic() - began < 30
+    assert len(held) == 3
 
 
-def test_a_stall_without_workers_warns(own):
+def test_a_stall_without_workers_warns(own, monkeypatch):
+    alarms = []
+
+    class Alarm(threading.Timer):
+        """Rings when the test says so."""
+
+        def start(self):
+            alarms.append(self)
+
+    monkeypatch.setattr("sharding.loader.threading.Timer", Alarm)
     made = loader(own, config=LoaderConfig(0, stall_seconds=0.2))
-    made.assembler.fill = lambda *given, fill=made.assembler.fill: (time.sleep(0.3), fill(*given))[1]
+    fill = made.assembler.fill
+
+    def slow_fill(*given):
+        alarms[-1].function(*alarms[-1].args)
+        return fill(*given)
+
+    made.assembler.fill = slow_fill
     with pytest.warns(RuntimeWarning, match=r"no batch for 0\.2 s: worker 0 at .*a-0000\d\.tar"):
         seen(made, 1)
+    (alarm,) = alarms
+    assert alarm.interval == 0.2 and alarm.finished.is_set(), "a batch that came stops its alarm"
 
 
-def test_a_worker_that_dies_is_told(own):
+def zombies():
+    """Children of this process that are dead and not yet seen to be."""
+    found = set()
+    for child in psutil.Process().children():
+        with suppress(psutil.NoSuchProcess):
+            found |= {child.pid} if child.status() == psutil.STATUS_ZOMBIE else set()
+    return found
+
+
+@pytest.mark.parametrize("when", ["while it is waited for", "while the next job is drawn"])
+def test_a_worker_that_dies_is_told(own, when):
     made = loader(own, config=LoaderConfig(1))
     made.assembler.fill = lambda *_: os.kill(os.getpid(), 9)
+    if when == "while the next job is drawn":
+        jobs, before = made.stream.jobs, zombies()
+
+        def jobs_beside_a_death(consumed):
+            drawn = jobs(consumed)
+            yield next(drawn)
+            wait_for(lambda: zombies() - before, "the death of the worker")
+            yield from drawn
+
+        made.stream.jobs = jobs_beside_a_death
     with pytest.raises(StageFailed, match=r"a loader worker died \(worker 0 at .*\.tar .*if memory ran out, lower"):
         seen(made, 2)
 
@@ -294,24 +339,14 @@ def cached(own, near, limit=1 << 30, workers=0):
     return LoaderConfig(workers, cache=str(near), cache_bytes=limit, open_files=2)
 
 
-def settle(near, count):
-    """Wait until so many copies are there: they are made in the background."""
-    deadline = time.monotonic() + 20
-    while len(list(near.glob("*.tar"))) < count and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return list(near.glob("*.tar"))
-
-
 def test_shards_come_near_and_are_read_there(own, tmp_path):
     near = tmp_path / "near"
     whole = seen(loader(own), 12)
-    first = loader(own, config=cached(own, near))
-    batches = iter(first)
+    batches = iter(loader(own, config=cached(own, near)))
     for number in range(12):
-        batch = next(batches)
-        assert batch.keys == whole[number][0]
-        time.sleep(0.05)
-    assert len(settle(near, 3)) == 3
+        assert next(batches).keys == whole[number][0]
+    # One shard after the other is copied in the background, begun by whoever reads it.
+    wait_for(lambda: next(batches) and len(list(near.glob("*.tar"))) == 3, "the copies")
     for path in (own / "a").glob("*.tar"):
         if path.stem != "a-00000":  # whose first sample is looked at where it is
             path.rename(path.with_suffix(".away"))

@@ -4,12 +4,15 @@ import getpass
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
-import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
+
+from tests.waiting import RUN_SECONDS, SAFETY_SECONDS, wait_for
 
 CONF = """\
 ClusterName=tests
@@ -43,6 +46,8 @@ SlurmdParameters=config_overrides
 PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 
+ASK_SECONDS = 0.2  # between two questions to Slurm, which takes a process for each
+
 
 def free_ports(count: int) -> list[int]:
     sockets = [socket.socket() for _ in range(count)]
@@ -66,7 +71,9 @@ class Cluster:
         return {**os.environ, "SLURM_CONF": str(self.folder / "slurm.conf"), "COLUMNS": "200"}
 
     def call(self, *words: object) -> str:
-        done = subprocess.run([str(w) for w in words], env=self.environ, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            [str(w) for w in words], env=self.environ, capture_output=True, text=True, timeout=SAFETY_SECONDS
+        )
         assert done.returncode == 0, f"{words}: {done.stdout}{done.stderr}"
         return done.stdout
 
@@ -83,41 +90,29 @@ class Cluster:
         self.call("slurmctld", "-i")
         for name in self.names:
             self.start_node(name)
-        self.until(lambda: self.call("sinfo", "-h", "-N", "-o", "%T").split() == ["idle"] * len(self.names), 60)
+        idle = ["idle"] * len(self.names)
+        wait_for(
+            lambda: self.call("sinfo", "-h", "-N", "-o", "%T").split() == idle, "a cluster of idle nodes", ASK_SECONDS
+        )
 
     def start_node(self, name: str) -> None:
         self.call("slurmd", "-N", name)
 
     def stop(self) -> None:
         subprocess.run(["scancel", "--user", getpass.getuser()], env=self.environ, capture_output=True)
+        daemons = []
         for path in self.folder.glob("*.pid"):
-            self.kill(path, signal.SIGTERM)
-        time.sleep(1)
-        for path in self.folder.glob("*.pid"):
-            self.kill(path, signal.SIGKILL)
+            with suppress(psutil.NoSuchProcess, FileNotFoundError, ValueError):
+                daemons.append(psutil.Process(int(path.read_text())))
+                daemons[-1].terminate()
+        for left in psutil.wait_procs(daemons, timeout=60)[1]:
+            left.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
-
-    @staticmethod
-    def kill(pid_file: Path, number: int) -> None:
-        try:
-            os.kill(int(pid_file.read_text()), number)
-        except (FileNotFoundError, ProcessLookupError, ValueError):
-            return
-
-    @staticmethod
-    def until(condition, seconds: float, every: float = 0.2):
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            found = condition()
-            if found:
-                return found
-            time.sleep(every)
-        raise AssertionError(f"not so within {seconds} s")
 
     def cli(self, *words: object) -> tuple[int, str]:
         """The command line as a user of this cluster; (exit code, what it printed)."""
         done = subprocess.run(
-            [self.program, *map(str, words)], env=self.environ, capture_output=True, text=True, timeout=900
+            [self.program, *map(str, words)], env=self.environ, capture_output=True, text=True, timeout=RUN_SECONDS
         )
         return done.returncode, done.stdout + done.stderr
 
@@ -141,10 +136,15 @@ class Cluster:
         rows = self.jobs().values()
         return [row["JobState"] for row in rows if job in (row["JobId"], row.get("ArrayJobId"))]
 
-    def ended(self, job: str, seconds: float) -> list[str]:
+    def ended(self, job: str) -> list[str]:
         """Wait for a job to end; its states."""
         over = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "OUT_OF_MEMORY"}
-        return self.until(lambda: (found := self.states(job)) and set(found) <= over and found, seconds)
+
+        def all_over() -> list[str]:
+            states = self.states(job)
+            return states if set(states) <= over else []
+
+        return wait_for(all_over, f"the end of job {job}", ASK_SECONDS)
 
     def submitted(self, work: Path) -> dict[str, str]:
         """Stage -> the newest job of a work folder."""

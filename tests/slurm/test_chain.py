@@ -7,6 +7,7 @@ import psutil
 import pytest
 
 from sharding.records import find_records, read_record
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.system
 
@@ -64,11 +65,11 @@ def test_what_follows_a_failed_element_does_not_start_and_the_same_command_goes_
     code, out = cluster.cli(*words)
     assert code == 0, out
     first = cluster.submitted(work)
-    cluster.until(lambda: kill_element("ingest", 1), 120)
-    states = cluster.ended(first["ingest"], 120)
+    wait_for(lambda: kill_element("ingest", 1), "an element to kill")
+    states = cluster.ended(first["ingest"])
     assert sorted(states) == ["COMPLETED", "FAILED"], cluster.logs(work)
-    assert cluster.ended(first["pretrain"], 60) == ["CANCELLED"]
-    assert set(cluster.ended(first["pseudolabel"], 60)) == {"CANCELLED"} and not (work / "shards").exists()
+    assert cluster.ended(first["pretrain"]) == ["CANCELLED"]
+    assert set(cluster.ended(first["pseudolabel"])) == {"CANCELLED"} and not (work / "shards").exists()
     code, out = cluster.cli("status", tiny, f"workdir={work}", "until=export")
     assert code == 0 and f"ingest: job {first['ingest']}_1 failed" in out and "to go on: hypervision submit" in out, out
     code, out = cluster.cli(*words, "--wait")
@@ -95,7 +96,7 @@ def test_a_second_submission_adds_nothing_and_another_configuration_is_refused(c
     code, out = cluster.cli("status", *words[1:])
     assert (code == 0 and f"{jobs['pretrain']} waits (JobHeldUser)" in out.replace("\n", " ")) or "JobHeld" in out, out
     cluster.call("scancel", jobs["pretrain"])
-    assert cluster.ended(jobs["export"], 30) == ["CANCELLED"]
+    assert cluster.ended(jobs["export"]) == ["CANCELLED"]
 
 
 def test_two_jobs_on_one_node_do_not_meet(cluster, tiny, site, labelled, tmp_path):
@@ -110,7 +111,7 @@ def test_two_jobs_on_one_node_do_not_meet(cluster, tiny, site, labelled, tmp_pat
     jobs = [cluster.submitted(work) for work in folders]
     for stage in ("ingest", "pseudolabel"):
         for work, mine in zip(folders, jobs, strict=True):
-            assert cluster.ended(mine[stage], 180) == ["COMPLETED"], cluster.logs(work)
+            assert cluster.ended(mine[stage]) == ["COMPLETED"], cluster.logs(work)
     told = cluster.jobs()
     spans = [(told[mine["ingest"]]["StartTime"], told[mine["ingest"]]["EndTime"]) for mine in jobs]
     assert spans[1][0] < spans[0][1] and spans[0][0] < spans[1][1], "they did run at one time"

@@ -3,10 +3,12 @@
 import contextlib
 import json
 import shutil
-import time
 
 import psutil
 import pytest
+from cluster import ASK_SECONDS
+
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.system
 
@@ -45,7 +47,7 @@ def start(cluster, tiny, work, site, steps=40):
     code, out = cluster.cli("submit", *train_words(tiny, work, "cut", steps), "--site", site)
     assert code == 0, out
     job = cluster.submitted(work)["pretrain"]
-    cluster.until(lambda: len(losses(work, "cut")) > 6, 120, 0.05)
+    wait_for(lambda: len(losses(work, "cut")) > 6, "the first steps")
     return job
 
 
@@ -54,7 +56,7 @@ def test_a_rank_killed_without_warning(cluster, tiny, site, work, whole):
     victims = of_node("n2", "pretrain.train")
     assert victims and cluster.jobs()[job]["NodeList"] == "n[1-2]"
     victims[0].kill()
-    assert cluster.ended(job, 180) == ["COMPLETED"], cluster.logs(work)
+    assert cluster.ended(job) == ["COMPLETED"], cluster.logs(work)
     assert cluster.jobs()[job]["Restarts"] == "1" and losses(work, "cut") == whole
     rows = [json.loads(line) for line in (work / "slurm" / "ended.jsonl").read_text().splitlines()]
     assert [row["code"] for row in rows] == [71, 0] and "a process was killed" in rows[0]["why"]
@@ -67,9 +69,13 @@ def test_a_node_that_dies_silently(cluster, tiny, site, work, whole):
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
     cluster.call("scontrol", "update", "nodename=n2", "state=down", "reason=dead")
-    cluster.until(lambda: cluster.states(job) == ["PENDING"] or cluster.jobs()[job]["Restarts"] == "1", 60)
+    wait_for(
+        lambda: cluster.states(job) == ["PENDING"] or cluster.jobs()[job]["Restarts"] == "1",
+        "the job again",
+        ASK_SECONDS,
+    )
     cluster.start_node("n2")
-    assert cluster.ended(job, 240) == ["COMPLETED"], cluster.logs(work)
+    assert cluster.ended(job) == ["COMPLETED"], cluster.logs(work)
     assert cluster.jobs()[job]["Restarts"] == "1" and losses(work, "cut") == whole
 
 
@@ -78,22 +84,22 @@ def test_a_job_longer_than_its_time_limit_goes_on_by_itself(cluster, tiny, site,
     code, out = cluster.cli("submit", *train_words(tiny, work, "cut", 100_000), "--site", limit)
     assert code == 0, out
     job = cluster.submitted(work)["pretrain"]
-    cluster.until(lambda: cluster.jobs()[job].get("Restarts") == "1", 150)
+    wait_for(lambda: cluster.jobs()[job].get("Restarts") == "1", "a second start", ASK_SECONDS)
     before = len(losses(work, "cut"))
     assert before > 0, cluster.logs(work)
-    cluster.until(lambda: len(losses(work, "cut")) > before, 120)
+    wait_for(lambda: len(losses(work, "cut")) > before, "the next steps")
     steps = [json.loads(line)["step"] for line in (work / "runs/cut/metrics.jsonl").read_text().splitlines()]
     assert steps == list(range(len(steps))), "nothing twice, nothing left out"
     cluster.call("scancel", job)
-    assert cluster.ended(job, 60) == ["CANCELLED"] and "its time was up" in cluster.logs(work)
-    time.sleep(2)
+    assert cluster.ended(job) == ["CANCELLED"] and "its time was up" in cluster.logs(work)
+    wait_for(lambda: not of_node("n1", "batch"), "the end of what could queue it again")
     assert cluster.states(job) == ["CANCELLED"], "who cancels a job does not see it come back"
 
 
 def test_a_job_told_to_stop_is_queued_again_with_a_checkpoint(cluster, tiny, site, work, whole):
     job = start(cluster, tiny, work, site())
     cluster.call("scancel", "--signal=USR1", "--batch", job)
-    assert cluster.ended(job, 180) == ["COMPLETED"], cluster.logs(work)
+    assert cluster.ended(job) == ["COMPLETED"], cluster.logs(work)
     assert cluster.jobs()[job]["Restarts"] == "1" and losses(work, "cut") == whole
     rows = [json.loads(line) for line in (work / "slurm" / "ended.jsonl").read_text().splitlines()]
     assert [(row["code"], row["again"]) for row in rows] == [(75, True), (0, False)]
@@ -106,7 +112,7 @@ def test_a_warning_that_is_too_late_for_a_save_is_told(cluster, tiny, site, work
         code, out = cluster.cli("submit", *train_words(tiny, work, "cut", 6), "--site", short)
         assert code == 0, out
         job = cluster.submitted(work)["pretrain"]
-        assert cluster.ended(job, 120) == ["COMPLETED"], cluster.logs(work)
+        assert cluster.ended(job) == ["COMPLETED"], cluster.logs(work)
         assert "set signal: B:USR1@60 for pretrain" in cluster.logs(work)
         newest = work / "runs/cut/checkpoints/step_00000006"
         newest.with_suffix(".json").unlink()
