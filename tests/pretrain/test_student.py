@@ -34,7 +34,7 @@ def test_a_prompt_attends_to_its_own_place_from_the_start():
     model = create_model("hypervision_nano")
     before = own_place(model).mean()
     let_prompts_speak(model)
-    assert before < 2 / 144 < 6 / 144 < own_place(model).mean()
+    assert before < 2 / 144 < 8 / 144 < own_place(model).mean()
 
 
 def test_only_a_start_from_nothing_that_learns_masks_is_changed(tmp_path):
