@@ -22,6 +22,7 @@ from sharding.local import LoaderConfig
 from sharding.order import MixingConfig
 from sharding.records import write_atomic
 from sharding.stream import Stream
+from tests.waiting import wait_for
 
 BATCH = 12
 GRID = [(world, workers) for world in (1, 2, 3, 4) for workers in (0, 1, 3)]
@@ -95,11 +96,8 @@ def segment(shards, folder, world, workers, steps, chance):
         for rank in range(world):
             write_atomic(folder / f"state-{rank}", json.dumps(state).encode())
     group = start(shards, folder, world, workers, state)
-    deadline = time.monotonic() + 60
-    while min(steps_of(folder, rank) for rank in range(world)) < begun + steps:
-        assert time.monotonic() < deadline, "a rank does not get on"
-        time.sleep(0.002)
-    time.sleep(chance.random() * 0.02)
+    wait_for(lambda: min(steps_of(folder, rank) for rank in range(world)) >= begun + steps, "the next steps of a rank")
+    time.sleep(chance.random() * 0.02)  # any moment will do
     os.killpg(group, signal.SIGKILL)
     for _ in range(world):
         os.waitpid(-group, 0)
