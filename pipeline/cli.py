@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -236,6 +237,9 @@ def datasets(
 
 def main() -> None:
     """Entry point: errors that a user can act on are one sentence and an exit code, never a traceback."""
+    for stream in (sys.stdout, sys.stderr):  # a name of a file may be no text at all
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except HyperVisionError as error:

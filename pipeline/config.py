@@ -23,6 +23,7 @@ from pretrain.launch import default_ranks
 from pseudolabel.config import AblationConfig, PseudolabelConfig
 from sharding.catalog import keys
 from sharding.errors import ConfigError
+from sharding.folders import is_litter
 from sharding.generator.corpus import CorpusConfig
 from sharding.ingest import DatasetConfig
 from sharding.schema import load_yaml, typed
@@ -176,7 +177,7 @@ def found_datasets(raw: Path) -> list[DatasetConfig]:
     """
     if not raw.is_dir():
         raise ConfigError(f"raw={raw} is not a folder")
-    names = sorted(path.name for path in raw.iterdir() if path.is_dir())
+    names = sorted(path.name for path in raw.iterdir() if path.is_dir() and not is_litter(path.name))
     found = [DatasetConfig(name, str(raw / name)) for name in names if name in keys()]
     if not found:
         raise ConfigError(

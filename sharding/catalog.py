@@ -13,7 +13,7 @@ from fnmatch import fnmatch
 from pathlib import Path, PurePath
 from typing import Any
 
-from sharding.errors import ConfigError, InputError
+from sharding.errors import ConfigError
 from sharding.schema import load_yaml, typed
 
 ROWS = Path(__file__).parent / "rows"
@@ -250,26 +250,3 @@ def load_row(key_or_path: str) -> Row:
                 f"for your own camera set row=camera.yaml (docs in README)"
             )
     return typed(Row, load_yaml(path), str(path))
-
-
-def scene_id(relative: PurePath) -> str:
-    """The id of a scene by its path below the root of its dataset."""
-    stem = "-".join(relative.with_suffix("").parts)
-    return "".join(c if c.isalnum() or c in "_-" else "_" for c in stem)
-
-
-def find_scenes(row: Row, root: Path, limit: int | None = None) -> list[tuple[str, Path]]:
-    """(scene id, file) of every scene below `root`, sorted by path.
-
-    Raises:
-        InputError: the folder is missing, or no file in it matches.
-    """
-    if not root.is_dir():
-        raise InputError(f"{root} is not a folder; set the root of dataset {row.key} to where its files are")
-    paths = sorted(path for path in root.glob(row.files) if path.is_file())[:limit]
-    if not paths:
-        raise InputError(f"no file below {root} matches {row.files!r} (dataset {row.key}); check root= and files:")
-    names = [scene_id(path.relative_to(root)) for path in paths]
-    if len(set(names)) < len(names):
-        names = [f"{name}-{path.suffix[1:]}" for name, path in zip(names, paths, strict=True)]
-    return list(zip(names, paths, strict=True))

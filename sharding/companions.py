@@ -13,11 +13,12 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
-from sharding.catalog import Companion, Row, scene_id
+from sharding.catalog import Companion, Row
 from sharding.errors import InputError
 from sharding.readers import Array, reading, turn_plane
 from sharding.readers.mat import read_variable
 from sharding.readers.numpy_files import read_member
+from sharding.scenes import plain_id
 
 BOXES = "groundtruth_rect.txt"
 
@@ -37,7 +38,7 @@ def companion_path(companion: Companion, root: Path, scene: Path) -> Path:
     """Where the companion of a scene must lie: whole folder names are replaced, never parts of them."""
     relative = PurePosixPath(scene.relative_to(root).as_posix())
     if companion.place:
-        return Path(companion.place.replace("{scene}", scene_id(relative))).expanduser()
+        return Path(companion.place.replace("{scene}", plain_id(relative))).expanduser()
     if companion.kind == "boxes":
         return scene.parent.parent / BOXES
     if not companion.suffix:

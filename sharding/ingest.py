@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sharding.catalog import Companion, Row, find_scenes, load_row
-from sharding.companions import companion_path, find_companions
+from sharding.catalog import Companion, Row, load_row
+from sharding.companions import find_companions
 from sharding.errors import InputError
+from sharding.folders import is_litter
+from sharding.inputs import Inputs, fingerprint_of, look_again
 from sharding.readers import open_raw
-from sharding.readers.png_bands import band_files
-from sharding.records import Failure, Record, Unit, commit, commit_failure, fingerprint, read_record, sha256_file
+from sharding.records import Failure, Record, Unit, commit, commit_failure, read_record
+from sharding.scenes import find_scenes, path_text
 from sharding.stage import RunOptions, StageResult, run_units
 
-LOGIC = 4
+LOGIC = 5
 
 
 @dataclass
@@ -51,65 +53,20 @@ def cube_paths(workdir: Path, dataset: str, scene: str) -> tuple[Path, Path]:
     return cubes / f"{dataset}.zarr" / scene, cubes / f"{dataset}.records" / f"{scene}.json"
 
 
-def _stat(path: Path) -> list[Any]:
-    status = path.stat()
-    return [path.name, status.st_size, status.st_mtime_ns]
-
-
-def _source_files(row: Row, root: Path, path: Path) -> list[Path]:
-    """A scene's file; for a header also the data files of the same stem beside it; and its companions."""
-    files = [path]
-    if path.suffix.lower() == ".hdr":
-        files = sorted(other for other in path.parent.iterdir() if other.stem == path.stem and other.is_file())
-    if row.container == "png-bands":
-        files = list(band_files(path).values())
-    beside = [companion_path(companion, root, path) for companion in row.companions]
-    return list(dict.fromkeys(files + [other for other in beside if other.is_file()]))
-
-
-class _Digests:
-    """sha256 of each of a scene's files, taken in a thread of its own while the scene is being read."""
-
-    def __init__(self, row: Row, root: Path, path: Path) -> None:
-        self.pool = ThreadPoolExecutor(1)
-        try:
-            files = _source_files(row, root, path)
-        except OSError:
-            files = [path]
-        self.jobs = {file: self.pool.submit(sha256_file, file) for file in files}
-
-    def __call__(self, path: Path) -> str:
-        """Waits for it."""
-        return self.jobs[path].result() if path in self.jobs else sha256_file(path)
-
-    def fingerprint(self) -> str:
-        """Of all files together."""
-        try:
-            return fingerprint([[file.name, self(file)] for file in self.jobs])
-        except OSError as error:
-            return f"unreadable: {error.strerror}"
-
-
-def _known_inputs(row: Row, root: Path, path: Path, record_path: Path) -> str:
-    """The hash of files that were ingested before; those whose size and time the record knows are not read again.
-
-    Empty for a new scene: whoever ingests it hashes it, so that starting does not wait for every file to be read.
-    """
-    if not record_path.is_file():
-        return ""
-    record = read_record(record_path)
-    try:
-        if record.extra.get("stat") == [_stat(file) for file in _source_files(row, root, path)]:
-            return record.inputs
-    except OSError:
-        pass
-    digests = _Digests(row, root, path)
-    digests.pool.shutdown()
-    return digests.fingerprint()
+def _records(workdir: Path, dataset: str) -> dict[str, Record]:
+    """Scene id -> record of every scene of a dataset that was ingested, failures too."""
+    records = {}
+    for path in sorted(cube_paths(workdir, dataset, "any")[1].parent.glob("*.json")):
+        if not is_litter(path.name):
+            with suppress(FileNotFoundError):  # another process makes it anew just now
+                records[path.stem] = read_record(path)
+    return records
 
 
 def ingest_units(workdir: Path, datasets: Sequence[DatasetConfig]) -> list[Unit]:
     """One unit per scene of every dataset.
+
+    A new scene has no inputs yet: whoever ingests it hashes it, so that starting does not wait for every file.
 
     Raises:
         ConfigError, InputError: an unknown row, a missing or empty folder.
@@ -119,11 +76,14 @@ def ingest_units(workdir: Path, datasets: Sequence[DatasetConfig]) -> list[Unit]
         row = dataset_row(dataset)
         config = {"logic": LOGIC, "row": row.bytes_config(), "expand": dataset.expand}
         root = Path(dataset.root).expanduser()
-        for scene, path in find_scenes(row, root, dataset.limit):
-            data, record = cube_paths(workdir, dataset.name, scene)
-            inputs = _known_inputs(row, root, path, record)
+        records = _records(workdir, dataset.name)
+        known = {record.extra["path"]: scene for scene, record in records.items() if "path" in record.extra}
+        for scene, path in find_scenes(row, root, dataset.limit, known):
+            data, record_path = cube_paths(workdir, dataset.name, scene)
+            inputs, change = look_again(row, root, path, records[scene]) if scene in records else ("", "")
             payload = (row, scene, path, root)
-            units.append(Unit("ingest", f"{dataset.name}/{scene}", data, record, inputs, config, payload))
+            name = f"{dataset.name}/{scene}"
+            units.append(Unit("ingest", name, data, record_path, inputs, config, payload, change))
     return units
 
 
@@ -132,26 +92,32 @@ def ingest_one(unit: Unit) -> Record:
     from sharding.cube_writer import write_companions, write_cube
 
     row, scene, path, root = unit.payload
-    digests = _Digests(row, root, path)
+    inputs = Inputs.of(row, root, path)
+    relative = path.relative_to(root)
+
+    def made_of() -> dict[str, Any]:
+        return {"path": path_text(relative), "inputs": inputs.rows()}
 
     def write(temporary: Path) -> Any:
         raw = open_raw(row, path)
-        stats = [_stat(file) for file in digests.jobs]
+        inputs.add(raw.sources)
         found, missing = find_companions(row, root, path)
-        split = row.split_of(path.relative_to(root))
-        body = write_cube(temporary, row, scene, raw, expand=unit.config["expand"], split=split, digest=digests)
-        write_companions(temporary, found, digests)
+        split = row.split_of(relative)
+        body = write_cube(temporary, row, scene, raw, expand=unit.config["expand"], split=split, digest=inputs)
+        write_companions(temporary, found, inputs)
         body.counts |= {"companions": len(found), "missing_companions": len(missing)}
-        body.extra |= {"missing": missing, "stat": stats}
-        body.inputs = digests.fingerprint()
+        body.extra |= {"missing": missing, **made_of()}
+        body.inputs = fingerprint_of(body.extra["inputs"])
         return body
 
     try:
         return commit(unit, write)
     except InputError as error:
-        return commit_failure(replace(unit, inputs=digests.fingerprint()), Failure.of(str(path), error))
+        extra = made_of()
+        failed = replace(unit, inputs=fingerprint_of(extra["inputs"]))
+        return commit_failure(failed, Failure.of(str(path), error), extra)
     finally:
-        digests.pool.shutdown()
+        inputs.close()
 
 
 def ingest(workdir: Path, datasets: Sequence[DatasetConfig], workers: int, options: RunOptions) -> StageResult:

@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 
 from sharding.errors import InputError
+from sharding.folders import is_litter
 from sharding.frames import Array, Frames
 from sharding.local import DIRECT, Files, Known
-from sharding.records import SCHEMA, TEMPORARY, fingerprint
+from sharding.records import SCHEMA, TEMPORARY, fingerprint, refuse_copy
 from sharding.sample import FORMAT, decode_png
 
 CUBE = "cube.bands"
@@ -277,6 +278,7 @@ def read_shard(dataset: str, path: Path) -> Shard | None:
         record = json.loads(text)
         if record["schema"] != SCHEMA:
             raise ValueError(f"schema {record['schema']!r} is not {SCHEMA!r}")
+        refuse_copy(path, record["stage"], record["unit"])
         if record["data"] is None:
             return None
         data = Path(os.path.normpath(path.parent / record["data"]))
@@ -294,7 +296,7 @@ def _record_paths(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     names = [entry.name for entry in os.scandir(folder) if entry.name.endswith(".json")]
-    return [folder / name for name in sorted(names) if TEMPORARY not in name]
+    return [folder / name for name in sorted(names) if TEMPORARY not in name and not is_litter(name)]
 
 
 def open_manifest(shards: Path, datasets: Sequence[str] | None = None) -> Manifest:
@@ -304,7 +306,8 @@ def open_manifest(shards: Path, datasets: Sequence[str] | None = None) -> Manife
         InputError: there are none, or a dataset that was asked for has none.
     """
     found: list[Shard] = []
-    names = sorted(path.name for path in shards.iterdir() if path.is_dir()) if shards.is_dir() else []
+    folders = shards.iterdir() if shards.is_dir() else ()
+    names = sorted(path.name for path in folders if path.is_dir() and not is_litter(path.name))
     if datasets is not None:
         names = list(datasets)
     for dataset in names:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import socket
 import time
@@ -24,12 +25,16 @@ from typing import Any
 from uuid import uuid4
 
 from sharding.errors import HyperVisionError, InputError, writing
+from sharding.folders import has_litter
 
 SCHEMA = "hypervision.record/1"
 TEMPORARY = ".tmp-"
 HASHERS = 2
 READ_BYTES = 4 << 20  # at once: between two reads a thread has to wait for its turn
 STALE_SECONDS = 24 * 3600
+NAMED_BY_UNIT = ("corpus", "ingest", "truth", "pseudolabel", "cache-teacher", "pretrain")
+"""Stages whose records are called like their unit."""
+SHARD_NAME = re.compile(r".+-\d{5,}")
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,7 @@ class Unit:
     """The smallest thing that is done or not done.
 
     `inputs` fingerprints what it is made from and `config` holds the configuration fields that change its bytes.
+    `change` says in words what of the input is another than in its record.
     """
 
     stage: str
@@ -101,6 +107,7 @@ class Unit:
     inputs: str
     config: dict[str, Any]
     payload: Any = None
+    change: str = ""
 
 
 def fingerprint(value: Any) -> str:
@@ -213,9 +220,10 @@ def publish(
     return write_record(unit.record, record)
 
 
-def commit_failure(unit: Unit, failure: Failure) -> Record:
+def commit_failure(unit: Unit, failure: Failure, extra: dict[str, Any] | None = None) -> Record:
     """Record that a unit cannot be made, with the reason; it has no data and is not tried again unasked."""
-    return write_record(unit.record, Record(unit.stage, unit.id, unit.inputs, unit.config, failures=[failure]))
+    record = Record(unit.stage, unit.id, unit.inputs, unit.config, failures=[failure], extra=extra or {})
+    return write_record(unit.record, record)
 
 
 def write_record(path: Path, record: Record) -> Record:
@@ -235,16 +243,30 @@ def read_record(path: Path) -> Record:
     """Read a record.
 
     Raises:
-        InputError: not a record, or of a schema this version does not know.
+        InputError: not a record, or of a schema this version does not know, or a copy of another unit's.
     """
     try:
         fields = json.loads(path.read_text())
         if fields.get("schema") != SCHEMA:
             raise ValueError(f"schema {fields.get('schema')!r} is not {SCHEMA!r}")
         fields["failures"] = [Failure(**row) for row in fields["failures"]]
-        return Record(**fields)
+        record = Record(**fields)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"{path} is not a readable record ({error}); delete it and run its stage again") from error
+    refuse_copy(path, record.stage, record.unit)
+    return record
+
+
+def refuse_copy(path: Path, stage: str, unit: str) -> None:
+    """Raise an `InputError` if a record lies where that of another unit or dataset belongs."""
+    if stage not in NAMED_BY_UNIT:
+        return
+    dataset, _, name = unit.rpartition("/")
+    folder = dataset + {"ingest": ".records", "truth": ".truth"}.get(stage, "") if dataset else path.parent.name
+    if stage == "pseudolabel" and SHARD_NAME.fullmatch(unit):
+        folder = unit.rpartition("-")[0]
+    if (path.parent.name, path.stem) != (folder, name):
+        raise InputError(f"{path} is a copy of the record of {unit}, or was renamed; delete it, or put it back")
 
 
 def is_record(path: Path) -> bool:
@@ -255,9 +277,9 @@ def is_record(path: Path) -> bool:
 
 
 def find_records(folder: Path) -> Iterator[Path]:
-    """All records below a folder, in order."""
+    """All records below a folder, in order; not those that an editor keeps aside."""
     for path in sorted(folder.rglob("*.json")):
-        if TEMPORARY not in path.name and is_record(path):
+        if TEMPORARY not in path.name and not has_litter(path.relative_to(folder)) and is_record(path):
             yield path
 
 

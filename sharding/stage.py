@@ -77,7 +77,7 @@ def check_unchanged(unit: Unit, record: Record) -> str | None:
     if changes:
         return f"the configuration changed ({'; '.join(changes[:4])}{'; ...' if len(changes) > 4 else ''})"
     if record.inputs != unit.inputs:
-        return f"the input of {unit.id} changed"
+        return f"the input of {unit.id} changed" + (f" ({unit.change})" if unit.change else "")
     return None
 
 

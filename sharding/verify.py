@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sharding.errors import InputError
+from sharding.folders import has_litter
 from sharding.records import Failure, Record, data_path, delete, find_records, read_record, sha256_file
 from sharding.shards import damaged_samples
 
@@ -45,6 +46,7 @@ def verify_unit(record_path: Path) -> list[Failure]:
     if data.is_dir():
         known = {data / name for name in record.files}
         extra = [path for path in data.rglob("*") if path.is_file() and path not in known]
+        extra = [path for path in extra if not has_litter(path.relative_to(data))]
         bad += [Failure(str(path), "not in the record") for path in extra]
     return bad
 

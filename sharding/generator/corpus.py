@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sharding.catalog import find_scenes, keys, load_row
+from sharding.catalog import keys, load_row
 from sharding.generator.formats import WRITERS
 from sharding.generator.materials import Library, make_library
 from sharding.generator.scene import Sensor, make_scene
 from sharding.records import Body, Record, Unit, commit
+from sharding.scenes import find_scenes
 from sharding.stage import RunOptions, StageResult, run_units
 
 LOGIC = 1

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from scipy.io import savemat
 
-from sharding.catalog import Row, expand_bands, find_scenes, keys, load_row
+from sharding.catalog import Row, expand_bands, keys, load_row
 from sharding.errors import ConfigError, InputError
 from sharding.readers import open_raw
 
@@ -92,15 +92,3 @@ def test_a_wrong_row_says_what_to_do(tmp_path, change, sentence):
 def test_an_unknown_dataset_names_the_nearest():
     with pytest.raises(ConfigError, match="did you mean cave"):
         load_row("cav")
-
-
-def test_scene_ids_come_from_paths(tmp_path):
-    row = load_row(write(tmp_path, files="**/*.mat"))
-    with pytest.raises(InputError, match="no file below"):
-        find_scenes(row, tmp_path)
-    with pytest.raises(InputError, match="is not a folder"):
-        find_scenes(row, tmp_path / "nowhere")
-    for name in ("a b.mat", "sub/a.mat"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    assert [scene for scene, _ in find_scenes(row, tmp_path)] == ["a_b", "sub-a"]

@@ -6,11 +6,12 @@ The fakes are not square and hold no symmetry, so a flip, a swap of axes or a mi
 import numpy as np
 import pytest
 
-from sharding.catalog import find_scenes, keys, load_row
+from sharding.catalog import keys, load_row
 from sharding.generator.corpus import AXES_NM
 from sharding.generator.fakes import FAKES, write_beside, write_fake
 from sharding.ingest import DatasetConfig, cube_paths, ingest_one, ingest_units
 from sharding.readers import open_raw
+from sharding.scenes import find_scenes
 from sharding.store import open_cube
 
 

@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 
-from sharding.catalog import find_scenes, load_row
+from sharding.catalog import load_row
 from sharding.generator.corpus import PLACES, CorpusConfig, corpus_units, sensor_of
 from sharding.generator.corpus import _write_dataset as write_dataset
 from sharding.generator.materials import GRID_NM, make_library
 from sharding.generator.scene import make_scene
 from sharding.readers import open_raw
 from sharding.render import rendering_weights
+from sharding.scenes import find_scenes
 
 
 @pytest.mark.parametrize("key", sorted(PLACES))
