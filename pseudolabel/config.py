@@ -10,7 +10,7 @@ from sharding.errors import ConfigError
 from sharding.frames import PackingConfig
 from sharding.records import sha256_file
 
-LOGIC = 5  # since 5 the last tile of a row or column lies inside its scene
+LOGIC = 6  # since 5 the last tile of a row or column lies inside its scene, since 6 bands are seen by wavelength
 NO_BYTES = (
     "workers", "pool", "item_seconds", "attempts", "address", "gpus_per_worker", "object_bytes", "device",
 )  # fmt: skip

@@ -40,8 +40,14 @@ def covers_visible(wl_C: Array) -> bool:
 
 
 def rendering_weights(wl_C: Array) -> tuple[Array, str]:
-    """Weights [C, 3] from bands to linear RGB, and the name of the rule."""
-    wl_C = np.asarray(wl_C, float)
+    """Weights [C, 3] from bands to linear RGB, and the name of the rule; the bands may lie in any order."""
+    order = np.argsort(wl_C, kind="stable")
+    weights, rule = _sorted_weights(np.asarray(wl_C, float)[order])
+    return weights[np.argsort(order)], rule
+
+
+def _sorted_weights(wl_C: Array) -> tuple[Array, str]:
+    """The same of wavelengths that rise: each counts for the stretch of spectrum between its neighbours."""
     if covers_visible(wl_C):
         spacing = np.abs(np.gradient(wl_C)) if len(wl_C) > 1 else np.ones(1)
         xyz = _matching_C3(wl_C) * spacing[:, None]
@@ -55,16 +61,24 @@ def rendering_weights(wl_C: Array) -> tuple[Array, str]:
     return weights, "false-colour " + "/".join(f"{wl_C[band]:.0f}" for band in chosen) + " nm"
 
 
+def _linear(cube_CN: Array, wl_C: Array) -> tuple[Array, str]:
+    """Linear RGB [3, N] of pixels, and its rule; bands are added up by wavelength, so that their order is no matter."""
+    order = np.argsort(wl_C, kind="stable")
+    weights, rule = rendering_weights(wl_C)
+    if (order[1:] < order[:-1]).any():
+        cube_CN, weights = cube_CN[order], weights[order]
+    return np.asarray(np.einsum("cn,ck->kn", cube_CN, weights.astype(np.float32))), rule
+
+
 def white_of(cube_CHW: Array, wl_C: Array, valid_HW: Array) -> Array:
     """Linear RGB that is rendered as white: the 99th percentile of the valid pixels.
 
     Bands of a false-colour picture have unequal gain: each has its own.
     """
-    weights, rule = rendering_weights(wl_C)
-    rgb_N3 = np.einsum("cn,ck->nk", cube_CHW[:, valid_HW], weights.astype(np.float32))
+    rgb_3N, rule = _linear(cube_CHW[:, valid_HW], wl_C)
     if rule.startswith("false"):
-        return np.asarray(np.percentile(rgb_N3, 99, axis=0))
-    return np.full(3, np.percentile(rgb_N3.max(-1), 99))
+        return np.asarray(np.percentile(rgb_3N, 99, axis=1))
+    return np.full(3, np.percentile(rgb_3N.max(0), 99))
 
 
 def render_rgb(
@@ -74,9 +88,9 @@ def render_rgb(
 
     `white` is the scene's (see `white_of`), so that all windows of a scene look alike; without it, the window's own.
     """
-    weights, rule = rendering_weights(wl_C)
     white = white_of(cube_CHW, wl_C, valid_HW) if white is None else white
-    rgb = np.einsum("chw,ck->hwk", cube_CHW, weights.astype(np.float32))
+    rgb_3N, rule = _linear(cube_CHW.reshape(len(cube_CHW), -1), wl_C)
+    rgb = rgb_3N.T.reshape(*valid_HW.shape, 3)
     linear = np.clip(rgb / np.maximum(white, 1e-12), 0, 1) * valid_HW[..., None]
     gamma = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
     return np.rint(gamma * 255).astype(np.uint8), rule

@@ -64,8 +64,9 @@ class Cube:
 
     @property
     def good_band(self) -> Array:
-        """Indices of the bands that carry a signal."""
-        return np.flatnonzero(~np.asarray(self.attrs["bad_band"], bool))
+        """Indices of the bands that carry a signal, short wavelengths first: all that look at a cube see it so."""
+        good = np.flatnonzero(~np.asarray(self.attrs["bad_band"], bool))
+        return good[np.argsort(self.wavelength_nm[good], kind="stable")]
 
     def window(self, rows: slice = slice(None), cols: slice = slice(None)) -> Planes:
         """All bands of a window as they are stored; `physical` of it gives values."""
