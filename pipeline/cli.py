@@ -207,11 +207,12 @@ def inspect(
     path: Path,
     row: Annotated[str | None, typer.Option(help="catalog key or .yaml row of a raw file")] = None,
     out: Annotated[Path | None, typer.Option(help="where to write the picture")] = None,
+    draft: Annotated[Path | None, typer.Option(help="where to write a row for a raw file that has none")] = None,
 ) -> None:
-    """Show one raw scene, cube or shard as a table and a picture."""
+    """Show one raw scene, cube or shard as a table and a picture; without a row, what a raw file holds."""
     from pipeline.inspecting import inspect as show
 
-    show(path, row, out)
+    show(path, row, out, draft)
 
 
 @app.command()

@@ -13,19 +13,23 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from pipeline.console import console, format_bytes, table
+from pipeline.drafting import Guess, draft, fitting_rows, guess
 from pipeline.report import paint_labels
-from sharding.catalog import Row, keys, load_row
+from sharding.catalog import UNKNOWN, Row, load_row
 from sharding.companions import companion_path
 from sharding.errors import ConfigError, InputError, writing
 from sharding.manifest import SampleRef
+from sharding.peek import Held, Peek, peek
 from sharding.readers import open_raw
 from sharding.render import render_rgb
 from sharding.sample import Array
 from sharding.shards import index_shard
 from sharding.store import Cube, open_cube
+from sharding.suspicions import axis_suspicions, suspicions, value_range, wavelength_unit
 
 MAX_SIDE = 1024
 SHOWN_SAMPLES = 4
+SHOWN_ARRAYS, SHOWN_FIELDS = 40, 30
 
 
 def _spectra(axis: Any, cube_CHW: Array, wl_C: Array, valid: Array) -> None:
@@ -171,14 +175,66 @@ def inspect_shard(path: Path, out: Path) -> None:
     _save(figure, out)
 
 
-def inspect(path: Path, row: str | None, out: Path | None) -> None:
+def inspect_unknown(path: Path, draft_path: Path | None) -> None:
+    """A file that no row is given for: what it holds, what looks odd, and perhaps the draft of a row."""
+    peeked = peek(path)
+    found = guess(peeked)
+    rows = [[held.name or "-", _sides(held), held.dtype, value_range(held), _role(held, found)]
+            for held in peeked.arrays[:SHOWN_ARRAYS]]  # fmt: skip
+    table(f"{path}: {peeked.container}", ["array", "shape", "type", "values", "looks like"], rows)
+    more = len(peeked.arrays) - SHOWN_ARRAYS
+    fields = peeked.header | {f"{held.name} {key}": text for held in peeked.arrays for key, text in held.facts.items()}
+    if fields:
+        _facts("it says of itself", dict(list(fields.items())[:SHOWN_FIELDS]))
+    words = [
+        word for held in found.cubes for word in suspicions(held, found.axes, found.reflectance and not found.scaled)
+    ]
+    words += [word for held in found.vectors for word in axis_suspicions(held)]
+    words += [f"{more} more arrays are not shown"] if more > 0 else []
+    words += [f"{len(found.cubes)} arrays could be the cube"] if len(found.cubes) > 1 else []
+    for word in words:
+        console.print(f"[bold yellow]note[/bold yellow] {word}", highlight=False)
+    fitting = fitting_rows(path, peeked)
+    if fitting:
+        console.print(
+            f"rows of the catalog that fit: {', '.join(fitting)}; look with --row {fitting[0]}", highlight=False
+        )
+    if draft_path is not None:
+        _write_draft(path, peeked, draft_path)
+    elif not fitting:
+        console.print("a row to begin with: --draft camera.yaml", highlight=False)
+
+
+def _sides(held: Held) -> str:
+    return " x ".join(str(side) for side in held.shape) or "-"
+
+
+def _role(held: Held, found: Guess) -> str:
+    unit = wavelength_unit(held)
+    if any(held is cube for cube in found.cubes):
+        return f"the cube ({found.axes})" if found.axes else "the cube"
+    fits = any(held is vector for vector in found.vectors)
+    return f"wavelengths in {unit}" if unit and fits else "-"
+
+
+def _write_draft(path: Path, peeked: Peek, draft_path: Path) -> None:
+    if draft_path.exists():
+        raise ConfigError(f"{draft_path} is there already; name another file with --draft, or take it away")
+    with writing(draft_path):
+        draft_path.write_text(draft(path, peeked))
+    console.print(f"draft: {draft_path}; fill in {UNKNOWN}, then look again with --row {draft_path}", highlight=False)
+
+
+def inspect(path: Path, row: str | None, out: Path | None, draft_path: Path | None = None) -> None:
     """Show a file, whatever it is.
 
     Raises:
-        InputError, ConfigError: it is nothing we know, or its row is not given.
+        InputError, ConfigError: it is nothing we know, or it has a row and a draft is asked for.
     """
     if not path.exists():
         raise InputError(f"{path} does not exist")
+    if draft_path is not None and (row is not None or path.is_dir() or path.suffix == ".tar"):
+        raise ConfigError("--draft writes a row for a raw file that has none; leave --row away")
     out = out or Path(f"inspect-{path.stem}.png")
     if path.is_dir() and (path / "zarr.json").is_file():
         inspect_cube(path, out)
@@ -186,5 +242,7 @@ def inspect(path: Path, row: str | None, out: Path | None) -> None:
         inspect_shard(path, out)
     elif row is not None:
         inspect_raw(path, load_row(row), out)
+    elif path.is_dir():
+        raise ConfigError(f"{path} is a folder; give one file of it, or a cube of a work folder")
     else:
-        raise ConfigError(f"{path}: say what it is with --row KEY (known: {', '.join(keys())}) or --row camera.yaml")
+        inspect_unknown(path, draft_path)

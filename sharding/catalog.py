@@ -21,6 +21,8 @@ CONTAINERS = ("mat", "hdf5", "envi", "npy", "npz", "tiff", "mosaic-png", "png-ba
 COMPANION_KINDS = ("rgb", "labels", "picture", "boxes")
 WORDS = ("title", "family", "scenes", "licence", "labels", "download", "layout", "confidence", "differs", "files",
          "bands")  # fmt: skip
+UNKNOWN = "???"
+"""What `inspect --draft` writes where a person has to say something."""
 SPATIAL_OPS = ("rot90cw", "rot90ccw", "transpose", "fliplr", "flipud")
 
 
@@ -249,4 +251,10 @@ def load_row(key_or_path: str) -> Row:
                 f"no dataset is named {key_or_path!r}; {hint}known rows: {', '.join(keys())}; "
                 f"for your own camera set row=camera.yaml (docs in README)"
             )
-    return typed(Row, load_yaml(path), str(path))
+    fields = load_yaml(path)
+    unknown = [
+        key for key, value in fields.items() if UNKNOWN in (value.values() if isinstance(value, dict) else [value])
+    ]
+    if unknown:
+        raise ConfigError(f"{path}: {', '.join(unknown)} still to be filled in (it says {UNKNOWN})")
+    return typed(Row, fields, str(path))

@@ -20,6 +20,7 @@ from sharding.readers.png_bands import band_files
 from sharding.records import Record, fingerprint, sha256_file
 
 HEADER = ".hdr"
+NOTES = ".aux.xml"  # GDAL's, beside a picture: scale, offset and fill value
 # What lies beside a header under the same name and is never its data.
 NO_DATA = frozenset({
     ".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".txt", ".csv", ".json", ".xml", ".yaml", ".yml", ".npy",
@@ -46,7 +47,7 @@ def _named(folder: Path, stem: str) -> list[Path]:
     return [folder / name for name in names]
 
 
-def _pair(path: Path) -> list[Path]:
+def scene_pair(path: Path) -> list[Path]:
     """An ENVI header with every file that may be its data, or a data file with every file that may be its header."""
     if path.suffix.lower() == HEADER:
         beside = _named(path.parent, path.stem)
@@ -59,10 +60,11 @@ def scene_files(row: Row, root: Path, path: Path) -> list[Path]:
     """Every file that a scene may be read from, as far as names tell, with its companions that are there."""
     files = [path]
     if row.container == "envi":
-        files = _pair(path)
+        files = scene_pair(path)
     if row.container == "png-bands":
         files = list(band_files(path).values()) or files
-    beside = [companion_path(companion, root, path) for companion in row.companions]
+    beside = [file.with_name(f"{file.name}{NOTES}") for file in files]
+    beside += [companion_path(companion, root, path) for companion in row.companions]
     return list(dict.fromkeys(files + [other for other in beside if other.is_file()]))
 
 
