@@ -39,11 +39,12 @@ from sharding.records import (
     commit_failure,
     data_path,
     find_records,
+    fingerprint,
     read_record,
     write_atomic,
 )
 from sharding.stage import RunOptions, StageResult, run_units
-from sharding.store import open_cube
+from sharding.store import open_cube, truth_hash
 
 MEANS = ("ASA", "material ASA", "recall", "precision", "UE", "count")
 RATES = {"look-alikes": ("look-alikes told", "look-alikes of"), "shadows": ("shadows cut", "shadows of"),
@@ -116,8 +117,14 @@ def ablation_units(config: Config) -> list[Unit]:
             if cube is not None and open_cube(cube).labels() is not None:
                 payload = (cube, dataset, config.pseudolabel)
                 place = folder / f"real-{dataset}-{path.stem}"
-                units.append(_unit(place, known.sha256, config.pseudolabel.bytes_config(), payload))
+                units.append(_unit(place, _labelled(known, cube), config.pseudolabel.bytes_config(), payload))
     return units
+
+
+def _labelled(record: Record, cube: Path) -> str:
+    """What a real case is made from: its cube, and the truth beside it."""
+    truth = truth_hash(cube)
+    return fingerprint([record.sha256, truth]) if truth else record.sha256
 
 
 def _unit(folder: Path, inputs: str, fields: dict[str, Any], payload: Any) -> Unit:

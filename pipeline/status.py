@@ -18,7 +18,7 @@ from pseudolabel.units import pseudolabel_units
 from sharding.claims import STALE_SECONDS
 from sharding.errors import HyperVisionError, StageFailed
 from sharding.generator.corpus import corpus_units
-from sharding.ingest import ingest_units
+from sharding.ingest import ingest_units, truth_units
 from sharding.manifest import open_manifest
 from sharding.records import Record, Unit, find_records, read_record
 from sharding.stage import RunOptions, pending
@@ -107,7 +107,8 @@ def _row(stage: str, config: Config, options: RunOptions, measured: bool) -> Row
     if stage == "corpus" and config.corpus is not None:
         return _from_units(stage, corpus_units(config.work, config.corpus), options)
     if stage == "ingest":
-        return _from_units(stage, ingest_units(config.work, config.datasets), options)
+        units = ingest_units(config.work, config.datasets)
+        return _from_units(stage, [*units, *truth_units(units, config.datasets)[0]], options)
     if stage == "pseudolabel":
         units = pseudolabel_units(config.work, config.training_datasets, config.pseudolabel)
         return _from_units(stage, units, options)

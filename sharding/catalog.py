@@ -20,7 +20,7 @@ ROWS = Path(__file__).parent / "rows"
 CONTAINERS = ("mat", "hdf5", "envi", "npy", "npz", "tiff", "mosaic-png", "png-bands", "hsd")
 COMPANION_KINDS = ("rgb", "labels", "picture", "boxes")
 WORDS = ("title", "family", "scenes", "licence", "labels", "download", "layout", "confidence", "differs", "files",
-         "bands")  # fmt: skip
+         "bands", "max_failed")  # fmt: skip
 UNKNOWN = "???"
 """What `inspect --draft` writes where a person has to say something."""
 SPATIAL_OPS = ("rot90cw", "rot90ccw", "transpose", "fliplr", "flipud")
@@ -46,7 +46,6 @@ class Companion:
         prefix, suffix: before the stem; file extension.
         order: colour order of the file, rgb or bgr.
         turned: whether it lies as the cube does on disk, so that `spatial_ops` turn it as well.
-        place: instead of all that, a path in which {scene} stands for the scene's id.
     """
 
     name: str
@@ -58,7 +57,6 @@ class Companion:
     order: str = "rgb"
     turned: bool = True
     variable: str = ""
-    place: str = ""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
@@ -93,6 +91,7 @@ class Row:
         nodata: stored value of a missing pixel; valid_variable: a mask in the same .mat, non-zero = valid.
         gsd_m: ground sampling distance in metres.
         companions: pictures, label maps and boxes beside the scenes.
+        max_failed: how many scenes are known to be bad as they are published: they do not count as failures.
         splits: published splits, name -> patterns of the scene's /path below the root, where * stands for anything,
             folders too; the first that fits counts.
         family, scenes: the dataset it belongs to and how many scenes are published or listed.
@@ -124,6 +123,7 @@ class Row:
     invalid_rows: list[int] = field(default_factory=list)
     mosaic: Mosaic | None = None
     companions: list[Companion] = field(default_factory=list)
+    max_failed: int = 0
     splits: dict[str, list[str]] = field(default_factory=dict)
     sensor: str = "unknown"
     licence: str = "unknown"
@@ -156,10 +156,7 @@ class Row:
 
     def bytes_config(self) -> dict[str, Any]:
         """The fields that change the bytes of an ingested cube."""
-        fields = {key: value for key, value in asdict(self).items() if key not in WORDS}
-        # Companions at a place of the user's count by their content, wherever they lie.
-        fields["companions"] = [asdict(one) for one in self.companions if not one.place]
-        return fields
+        return {key: value for key, value in asdict(self).items() if key not in WORDS}
 
     def split_of(self, relative: PurePath) -> str | None:
         """The published split of a scene, by its path below the root."""

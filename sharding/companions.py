@@ -15,10 +15,8 @@ from PIL import Image
 
 from sharding.catalog import Companion, Row
 from sharding.errors import InputError
+from sharding.label_maps import label_ids, read_array, read_label_map
 from sharding.readers import Array, reading, turn_plane
-from sharding.readers.mat import read_variable
-from sharding.readers.numpy_files import read_member
-from sharding.scenes import plain_id
 
 BOXES = "groundtruth_rect.txt"
 
@@ -37,8 +35,6 @@ class Found:
 def companion_path(companion: Companion, root: Path, scene: Path) -> Path:
     """Where the companion of a scene must lie: whole folder names are replaced, never parts of them."""
     relative = PurePosixPath(scene.relative_to(root).as_posix())
-    if companion.place:
-        return Path(companion.place.replace("{scene}", plain_id(relative))).expanduser()
     if companion.kind == "boxes":
         return scene.parent.parent / BOXES
     if not companion.suffix:
@@ -62,32 +58,21 @@ def _box(path: Path, scene: Path) -> tuple[float, ...]:
     return values
 
 
-def _array(companion: Companion, path: Path) -> Array | None:
-    """An array by its name, or None if the file holds none of that name."""
-    if path.suffix == ".npz":
-        return read_member(path, companion.variable)
-    return read_variable(path, companion.variable)
-
-
 def _picture(companion: Companion, path: Path) -> Array:
+    if companion.kind == "labels":
+        return read_label_map(path)
     with Image.open(path) as image:
         return np.asarray(image.convert("RGB") if companion.kind == "rgb" else image)
 
 
 def _pixels(companion: Companion, path: Path, ops: list[str]) -> Array | None:
-    pixels = _array(companion, path) if companion.variable else _picture(companion, path)
+    pixels = read_array(path, companion.variable) if companion.variable else _picture(companion, path)
     if pixels is None:
         return None
     if companion.kind == "rgb" and (pixels.ndim != 3 or pixels.shape[2] != 3):
         raise InputError(f"{path} holds a {pixels.shape} {companion.name}, a colour picture has three channels")
-    if companion.kind == "labels" and pixels.dtype.kind == "f":  # MATLAB saves class numbers as doubles
-        if not (np.isfinite(pixels).all() and (pixels == np.rint(pixels)).all()):
-            raise InputError(f"{path}: {companion.name} is no label map, its values are not whole numbers")
-        pixels = pixels.astype(np.int32)
-    if companion.kind == "labels" and pixels.ndim == 3 and (pixels == pixels[..., :1]).all():
-        pixels = pixels[..., 0]  # a grey map that was saved in colour
-    if companion.kind == "labels" and pixels.ndim != 2:
-        raise InputError(f"{path} is a {pixels.shape} picture, a label map has one channel")
+    if companion.kind == "labels":
+        pixels = label_ids(pixels, path, companion.name)
     if companion.order == "bgr":
         pixels = pixels[..., ::-1]
     return np.ascontiguousarray(turn_plane(pixels, ops)) if companion.turned else pixels

@@ -270,11 +270,15 @@ def write_cube(
     return Body(counts, extra={"note": raw.note, "largest_error": error, "dtype": str(raw.dtype)})
 
 
-def write_companions(path: Path, found: Sequence[Found], digest: Callable[[Path], str] = sha256_file) -> None:
-    """Put the companions of a scene beside its cube; one of another size is kept as it is and said to be so."""
+def write_companions(path: Path, found: Sequence[Found], digest: Callable[[Path], str] = sha256_file) -> list[str]:
+    """Put the companions of a scene beside its cube; one of another size is kept as it is and said to be so.
+
+    Returns a phrase for each label map of another size.
+    """
     group = zarr.open_group(path, mode="r+")
     plane = open_cube(path).shape_CHW[1:]
     told: dict[str, Any] = {}
+    misfits = []
     for one in found:
         told[one.name] = {"kind": one.kind, "file": one.source.name, "sha256": digest(one.source)}
         if one.pixels is None:
@@ -282,7 +286,11 @@ def write_companions(path: Path, found: Sequence[Found], digest: Callable[[Path]
         else:
             group.create_array(f"companions/{one.name}", data=one.pixels)
             told[one.name]["registered"] = one.pixels.shape[:2] == plane
+            if one.kind == "labels" and one.pixels.shape[:2] != plane:
+                own, cube = (" x ".join(str(side) for side in shape) for shape in (one.pixels.shape[:2], plane))
+                misfits.append(f"{one.name} is {own} pixels, the cube {cube}")
     group.attrs["companions"] = told
+    return misfits
 
 
 def _attributes(row: Row, scene: str, raw: RawCube, stats: Statistics, digest: Callable[[Path], str]) -> dict[str, Any]:

@@ -121,6 +121,12 @@ class Inputs:
         self.pool.shutdown()
 
 
+def source_row(name: str, file: Path) -> dict[str, Any]:
+    """A file's row in a record."""
+    status = file.stat()
+    return {"file": name, "size": status.st_size, "time": status.st_mtime_ns, "sha256": sha256_file(file)}
+
+
 def fingerprint_of(rows: Sequence[dict[str, Any]]) -> str:
     """Of the names and contents of all files together."""
     return fingerprint([[row["file"], row.get("sha256", row.get("unreadable"))] for row in rows])
@@ -136,15 +142,15 @@ def look_again(row: Row, root: Path, path: Path, record: Record) -> tuple[str, s
     except OSError as error:
         return f"unreadable: {error.strerror}", f"{path}: {error.strerror}"
     now = {name: root / name for name in before} | now
-    changes = [words for name, file in now.items() if (words := _change(name, file, before.get(name)))]
+    changes = [words for name, file in now.items() if (words := change_of(name, file, before.get(name)))]
     if not changes:
         return record.inputs, ""
     shown = "; ".join(changes[:SHOWN]) + ("; ..." if len(changes) > SHOWN else "")
     return fingerprint(["changed", record.inputs, changes]), shown
 
 
-def _change(name: str, file: Path, before: dict[str, Any] | None) -> str:
-    """What is another about one file, or ""."""
+def change_of(name: str, file: Path, before: dict[str, Any] | None) -> str:
+    """What is another about one file than in its row of a record, in words; empty if nothing is."""
     if not file.is_file():
         return f"{name} is gone" if before is not None and "sha256" in before else ""
     if before is None:

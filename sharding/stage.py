@@ -6,8 +6,9 @@ worker, with `records.commit`) and returns a `StageResult`. Running it again is 
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -131,10 +132,12 @@ def run_units(
     options: RunOptions,
     make: Callable[[list[Unit]], Iterable[Record]],
     reports: bool = False,
+    known_bad: Mapping[str, int] | None = None,
 ) -> StageResult:
     """Make what is pending with `make` (which yields a record per unit, in any order) and sum up.
 
-    A `make` that `reports` tells its progress itself, in smaller steps.
+    A `make` that `reports` tells its progress itself, in smaller steps. `known_bad` says for the first part of units'
+    ids (dataset/scene) how many may fail without being counted.
 
     Raises:
         ChangedError: see `pending`.
@@ -153,13 +156,15 @@ def run_units(
             if options.progress and not reports:
                 options.progress(stage, count, len(todo), failed)
     result = StageResult(stage, where, len(units), len(todo), seconds=time.perf_counter() - started)
-    lost = 0.0
+    lost: dict[str, float] = {}
     for unit in units:  # one after the other: records of shards are long
         record = read_record(unit.record)
         result.bytes += record.bytes
         result.failures += record.failures
-        lost += lost_share(record)
-    raise_if_failed(result, lost, options)
+        group = unit.id.partition("/")[0]
+        lost[group] = lost.get(group, 0.0) + lost_share(record)
+    excused = known_bad or {}
+    raise_if_failed(result, sum(max(0.0, share - excused.get(group, 0)) for group, share in lost.items()), options)
     return result
 
 
@@ -176,6 +181,8 @@ def raise_if_failed(result: StageResult, failed: float, options: RunOptions) -> 
     if result.units and failed / result.units > options.max_failed_fraction:
         shown = "; ".join(str(row) for row in result.failures[:3])
         raise StageFailed(
-            f"{result.stage}: {failed:.3g} of {result.units} units failed (limit {options.max_failed_fraction:.0%}): "
-            f"{shown}{'; ...' if len(result.failures) > 3 else ''}. Mend the input, then add --retry-failed"
+            f"{result.stage}: {failed:.3g} of {result.units} units failed "
+            f"(limit {options.max_failed_fraction:.3g}, max_failed_fraction): "
+            f"{shown}{'; ...' if len(result.failures) > 3 else ''}. Mend the input, then add --retry-failed; "
+            f"or allow more: max_failed_fraction={math.ceil(100 * failed / result.units) / 100:g}"
         )

@@ -5,6 +5,7 @@
                     coeff (component, band) and mean (band) in physical units; nothing is lost
     <scene>/valid, <scene>/saturated  (height, width) uint8, only where some pixels are invalid or at full scale
     <scene>/companions/<name>  pictures and label maps as the dataset has them, in their own size
+    ../../<dataset>.truth/<scene>.npy  the user's own label map to score against (height, width), with its record
     attributes      wavelength_nm, fwhm_nm, bad_band, scale, offset, units, gsd_m, sensor, source files, licence
 
 physical value = stored * scale + offset. Float cubes are rounded to at most half a step, which is declared. Every chunk
@@ -24,6 +25,7 @@ import zarr
 from sharding.errors import InputError
 from sharding.planes import Basis, Planes
 from sharding.readers import Array
+from sharding.records import read_record, sha256_file
 
 
 @dataclass(frozen=True)
@@ -81,8 +83,10 @@ class Cube:
 
     def labels(self) -> Array | None:
         """The label map [H, W] to score against: one given as `truth`, else the first of the dataset; 0 = unknown."""
-        beside = self.attrs.get("companions", {})
-        for name, told in sorted(beside.items(), key=lambda item: item[0] != "truth"):
+        own = read_truth(self.path)
+        if own is not None:
+            return own
+        for name, told in self.attrs.get("companions", {}).items():
             if told["kind"] == "labels" and told.get("registered"):
                 found = self.companion(name)
                 if found is not None and found.ndim == 2 and found.dtype.kind in "iub":
@@ -117,3 +121,32 @@ def open_cube(path: Path) -> Cube:
         return cube
     except (FileNotFoundError, KeyError, ValueError) as error:
         raise InputError(f"{path} is not an ingested cube ({error}); run ingest again") from error
+
+
+def truth_files(cube: Path) -> tuple[Path, Path]:
+    """Where the truth of a cube and its record lie."""
+    folder = cube.parent.with_name(f"{cube.parent.name.removesuffix('.zarr')}.truth")
+    return folder / f"{cube.name}.npy", folder / f"{cube.name}.json"
+
+
+def read_truth(cube: Path) -> Array | None:
+    """The truth [H, W] of a cube, or None if it has none.
+
+    Raises:
+        InputError: its bytes are not those of its record.
+    """
+    data, record_path = truth_files(cube)
+    if not record_path.is_file():
+        return None
+    record = read_record(record_path)
+    if not record.done:
+        return None
+    if not data.is_file() or sha256_file(data) != record.sha256:
+        raise InputError(f"{data} is not as its record says; delete {record_path} and run ingest again")
+    return np.asarray(np.load(data, allow_pickle=False), np.int64)
+
+
+def truth_hash(cube: Path) -> str:
+    """The sha256 of the truth of a cube, empty if it has none: what scores against it depend on."""
+    record_path = truth_files(cube)[1]
+    return read_record(record_path).sha256 if record_path.is_file() else ""

@@ -172,9 +172,12 @@ BESIDE: dict[str, dict[str, tuple[str, Cube]]] = {
         }
         for kind in ("NIR", "RedNIR", "VIS")
     },
-    "hsidrive20": {"rgb": ("RGB/nf1112_pseudocolor.png", PICTURE_HW3)},
+    "hsidrive20": {
+        "rgb": ("RGB/nf1112_pseudocolor.png", PICTURE_HW3),
+        "labels": ("annotations/training/nf1112_MF_TC.png", IDS_HW),
+    },
     "hsiroad": {"rgb": ("images/0001_rgb.tif", PICTURE_HW3), "labels": ("masks/0001_nir.tif", IDS_HW)},
-    "hsodbitv2": {"rgb": ("color/0001.jpg", PICTURE_HW3)},
+    "hsodbitv2": {"rgb": ("color/0001.jpg", PICTURE_HW3), "saliency": ("GT/0001.jpg", MASK_HW)},
     "hs_sod": {"rgb": ("color/0001.jpg", PICTURE_HW3), "saliency": ("ground-truth/0001.jpg", MASK_HW)},
     "hykov2nir": {"classes": ("", IDS_HW), "materials": ("", IDS_HW // 7)},
     "hykov2vis": {"classes": ("", IDS_HW), "materials": ("", IDS_HW // 7)},

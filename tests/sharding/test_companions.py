@@ -57,6 +57,18 @@ def test_scenes_that_lack_what_others_have_are_told(tmp_path):
     assert notes == ["1 of 2 new scenes of hsidrive20 lack companions, e.g. no rgb at RGB/nf2_pseudocolor.png"]
 
 
+def test_a_label_map_of_another_size_is_told(tmp_path):
+    write_fake("aphid", tmp_path / "raw", list(load_row("aphid").known_wavelength_nm))
+    masks = tmp_path / "raw" / "masks"
+    masks.mkdir()
+    Image.fromarray(np.zeros((3, 4), np.uint8)).save(masks / "001.png")
+    result = ingest(tmp_path, [DatasetConfig("aphid", str(tmp_path / "raw"))], 1, RunOptions())
+    assert result.notes == [
+        "1 label maps of aphid are of another size than their cubes and are not used, e.g. hyper-001: labels is 3 x 4 "
+        "pixels, the cube 6 x 9"
+    ]
+
+
 def test_companions_are_turned_with_the_cube_or_left_if_they_lie_right_already(tmp_path):
     scene = tmp_path / "a" / "x.npy"
     scene.parent.mkdir()

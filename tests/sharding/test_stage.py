@@ -85,3 +85,29 @@ def test_describe_change_names_added_and_removed_fields():
         "b.c: 2 -> 3",
         "d: None -> 4",
     ]
+
+
+def test_the_limit_is_told_by_its_name_with_a_value_that_would_do(tmp_path):
+    with pytest.raises(StageFailed, match=r"\(limit 0\.02, max_failed_fraction\).* more: max_failed_fraction=0\.34"):
+        run(tmp_path, units(tmp_path, "abc"), broken="b")
+    assert run(tmp_path, units(tmp_path, "abc"), RunOptions(max_failed_fraction=0.34))[1] == []
+
+
+def test_scenes_that_are_known_to_be_bad_do_not_count_and_others_do(tmp_path):
+    def make(todo):
+        for unit in todo:
+            bad = unit.id in ("cam/b", "cam/c", "other/a")
+            failure = Failure(unit.id, "cannot be read")
+            yield commit_failure(unit, failure) if bad else commit(unit, lambda path: (path.write_text("x"), Body())[1])
+
+    names = ["cam/a", "cam/b", "other/a"]
+    rows = [Unit("s", n, tmp_path / n[-1] / n[:3], tmp_path / f"{n[:3]}-{n[-1]}.json", "in", {}) for n in names]
+    with pytest.raises(StageFailed, match="2 of 3 units failed"):
+        run_units("s", rows, tmp_path, RunOptions(), make)
+    with pytest.raises(StageFailed, match="1 of 3 units failed"):
+        run_units("s", rows, tmp_path, RunOptions(), make, known_bad={"cam": 1})
+    result = run_units("s", rows, tmp_path, RunOptions(), make, known_bad={"cam": 1, "other": 4})
+    assert len(result.failures) == 2
+    more = [*rows, Unit("s", "cam/c", tmp_path / "c", tmp_path / "cam-c.json", "in", {})]
+    with pytest.raises(StageFailed, match="1 of 4 units failed"):
+        run_units("s", more, tmp_path, RunOptions(), make, known_bad={"cam": 1, "other": 4})
