@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import yaml
 
 from sharding.catalog import UNKNOWN, keys, load_row
 from sharding.peek import Held, Peek
@@ -67,7 +68,9 @@ def _line(key: str, value: str, comment: str = "") -> str:
 
 
 def _quoted(name: str) -> str:
-    return name if re.fullmatch(r"[A-Za-z_][\w/]*", name) else "'" + name.replace("'", "''") + "'"
+    """A name as YAML takes it: 2022_001 and on would be a number and a switch."""
+    plain = re.fullmatch(r"[\w/]+", name) and yaml.safe_load(name) == name
+    return name if plain else "'" + name.replace("'", "''") + "'"
 
 
 def _variable(container: str, cubes: list[Held]) -> list[str]:
@@ -129,7 +132,7 @@ def draft(path: Path, peeked: Peek) -> str:
     files = peeked.files or f"**/*{path.suffix}"
     lines = [
         f"# Drafted from {ascii(path.name)[1:-1]}. {UNKNOWN} is what the file does not tell: fill it in.",
-        _line("key", key, "a name for this camera or dataset"),
+        _line("key", _quoted(key), "a name for this camera or dataset"),
         _line("container", peeked.container),
         _line("files", "'" + files.replace("'", "''") + "'", "below the root; every match is one scene"),
         *_variable(peeked.container, found.cubes),

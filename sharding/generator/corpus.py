@@ -21,6 +21,7 @@ from sharding.scenes import find_scenes
 from sharding.stage import RunOptions, StageResult, run_units
 
 LOGIC = 1
+FAKE_LOGIC = 2
 # Places of the scene files inside a dataset, as the publishers have them.
 PLACES = {
     "cave": "scene{i:03d}.mat",
@@ -99,7 +100,7 @@ def corpus_units(workdir: Path, config: CorpusConfig) -> list[Unit]:
         payload = (key, count, seed)
         units.append(Unit("corpus", name, folder / name, folder / f"{name}.json", "generated", fields, payload))
     for key in keys() if config.fakes else ():
-        fields = {"logic": LOGIC, "fake": key}
+        fields = {"logic": FAKE_LOGIC, "fake": key}
         units.append(Unit("corpus", key, folder / key, folder / f"{key}.json", "generated", fields, key))
     return units
 

@@ -93,6 +93,10 @@ def test_odd_names_make_a_row_that_is_yaml(tmp_path):
     savemat(tmp_path / name, {"data": CUBE, "wl": NM}, appendmat=False)
     row, _ = row_of(tmp_path / name)
     assert row["variable"] == "data" and row["key"] == "it_s_a_test_1"
+    for name in ("0001.mat", "2022_001.mat", "on.mat"):  # YAML would read numbers and a switch
+        savemat(tmp_path / name, {"on": CUBE, "wl": NM}, appendmat=False)
+        row, _ = row_of(tmp_path / name)
+        assert (row["key"], row["variable"]) == (name.removesuffix(".mat"), "on")
 
 
 def test_a_picture_per_band_names_the_row_of_the_catalog(tmp_path, capsys):
