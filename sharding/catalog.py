@@ -75,8 +75,10 @@ class Row:
     Fields:
         container: mat (v5 and v7.3), hdf5, envi, npy, npz, tiff, mosaic-png, png-bands (one picture per band) or hsd.
         files: glob below the dataset's folder; every match is one scene.
-        variable: array in a .mat, .h5 or .npz (none = its largest 3-D array).
+        variable: array in a .mat, .h5 or .npz (none = its only largest 3-D array), or number of a series of a TIFF.
         axes: order of the axes of that array, letters h, w, b.
+        shape: [height, width] of a matrix of bands x pixels; `axes` is then the order after it is unfolded, in the
+            language of the container: of MATLAB's reshape(cube, h * w, b) it is hwb.
         spatial_ops: turns applied to the image plane after reading, in order.
         wavelength: "file" (header or file header), a list in nm, {start, stop, count}, {start, step, count},
             {start, step} for as many bands as the file has, or {variable: NAME or [NAMES]} for a vector beside the
@@ -85,7 +87,7 @@ class Row:
         bands: how many the published files have; another number is refused.
         invalid_rows: lines of the image, as on disk, that hold no signal.
         fwhm_nm: one width for all bands, a list, "file", or none if unknown.
-        units, scale, offset: physical value = stored * scale + offset; scale none = what the file says, or 1.
+        units, scale, offset: physical value = stored * scale + offset; none = what the file says, or 1 and 0.
         keep_bands: bands of the file that are kept, numbers and "first-last" from 0 (none = all); wavelengths of the
             row are those of the kept bands.
         nodata: stored value of a missing pixel; valid_variable: a mask in the same .mat, non-zero = valid.
@@ -110,12 +112,13 @@ class Row:
     bands: int | None = None
     scenes: int | None = None
     variable: str | None = None
+    shape: list[int] | None = None
     axes: str = "hwb"
     spatial_ops: list[str] = field(default_factory=list)
     fwhm_nm: Any = None
     units: str = "unknown"
     scale: float | None = None
-    offset: float = 0.0
+    offset: float | None = None
     nodata: float | None = None
     valid_variable: str | None = None
     keep_bands: list[str] | None = None
@@ -146,6 +149,12 @@ class Row:
             raise ValueError(f"gsd_m must be a positive number of metres, not {self.gsd_m}")
         if self.spatial_ops and any(companion.kind == "boxes" for companion in self.companions):
             raise ValueError("boxes of a dataset whose image plane is turned are not read")
+        if self.scale is not None and not (math.isfinite(self.scale) and self.scale):
+            raise ValueError(f"scale must be a finite number that is not 0, not {self.scale}")
+        if self.offset is not None and not math.isfinite(self.offset):
+            raise ValueError(f"offset must be a finite number, not {self.offset}")
+        if self.shape is not None and (len(self.shape) != 2 or min(self.shape) < 1):
+            raise ValueError(f"shape must be [height, width] of a bands x pixels matrix, not {self.shape}")
         if self.keep_bands is not None:
             expand_bands(self.keep_bands)
         for spec in (self.wavelength, self.wavelength_else):

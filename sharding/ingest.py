@@ -16,7 +16,7 @@ from sharding.readers.png_bands import band_files
 from sharding.records import Failure, Record, Unit, commit, commit_failure, fingerprint, read_record, sha256_file
 from sharding.stage import RunOptions, StageResult, run_units
 
-LOGIC = 4
+LOGIC = 5
 
 
 @dataclass

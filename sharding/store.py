@@ -7,7 +7,8 @@
     <scene>/companions/<name>  pictures and label maps as the dataset has them, in their own size
     attributes      wavelength_nm, fwhm_nm, bad_band, scale, offset, units, gsd_m, sensor, source files, licence
 
-physical value = stored * scale + offset. Float cubes are rounded to at most half a step, which is declared. Every chunk
+physical value = stored * scale + offset, which are one number for all bands or a list of one per band. Float cubes are
+rounded to at most half a step, which is declared. Every chunk
 ends with its crc32c, which Zarr checks at each read.
 """
 
@@ -24,6 +25,8 @@ import zarr
 from sharding.errors import InputError
 from sharding.planes import Basis, Planes
 from sharding.readers import Array
+
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,8 @@ def open_cube(path: Path) -> Cube:
     try:
         group = zarr.open_group(path, mode="r")
         cube = Cube(path, dict(group.attrs), dict(group.arrays()))
+        if cube.attrs["format"] != FORMAT:
+            raise ValueError(f"a cube of format {cube.attrs['format']}, this version reads {FORMAT}")
         _ = cube.shape_CHW
         return cube
     except (FileNotFoundError, KeyError, ValueError) as error:
