@@ -91,6 +91,10 @@ class Row:
         keep_bands: bands of the file that are kept, numbers and "first-last" from 0 (none = all); wavelengths of the
             row are those of the kept bands.
         nodata: stored value of a missing pixel; valid_variable: a mask in the same .mat, non-zero = valid.
+        white, dark: references of a line scanner, a path from the scene's folder in which {name} stands for the file's
+            name without ending ("WHITEREF_{name}.hdr"), or {variable: NAME} for an array of the same file. Values become
+            (scene - dark) / (white - dark), to which scale and offset of the row apply.
+        exposure: {scene: T, white: T}, where the files do not tell theirs.
         gsd_m: ground sampling distance in metres.
         companions: pictures, label maps and boxes beside the scenes.
         splits: published splits, name -> patterns of the scene's /path below the root, where * stands for anything,
@@ -120,6 +124,9 @@ class Row:
     scale: float | None = None
     offset: float | None = None
     nodata: float | None = None
+    white: Any = None
+    dark: Any = None
+    exposure: dict[str, float] | None = None
     valid_variable: str | None = None
     keep_bands: list[str] | None = None
     invalid_rows: list[int] = field(default_factory=list)
@@ -155,11 +162,25 @@ class Row:
             raise ValueError(f"offset must be a finite number, not {self.offset}")
         if self.shape is not None and (len(self.shape) != 2 or min(self.shape) < 1):
             raise ValueError(f"shape must be [height, width] of a bands x pixels matrix, not {self.shape}")
+        self._check_references()
         if self.keep_bands is not None:
             expand_bands(self.keep_bands)
         for spec in (self.wavelength, self.wavelength_else):
             if _tells_axis(spec):
                 check_wavelengths(expand_wavelength(spec, self.bands or 1), None, "wavelength")
+
+    def _check_references(self) -> None:
+        for kind, place in (("white", self.white), ("dark", self.dark)):
+            if not (
+                place is None or isinstance(place, str) or (isinstance(place, dict) and set(place) == {"variable"})
+            ):
+                raise ValueError(
+                    f"{kind} must be a path, or {{variable: NAME}} for an array of the same file, not {place}"
+                )
+        if self.exposure is not None:
+            times = [self.exposure.get(kind, 0.0) for kind in ("scene", "white")]
+            if set(self.exposure) != {"scene", "white"} or not all(math.isfinite(time) and time > 0 for time in times):
+                raise ValueError(f"exposure must be {{scene: T, white: T}}, positive times, not {self.exposure}")
 
     def bytes_config(self) -> dict[str, Any]:
         """The fields that change the bytes of an ingested cube."""

@@ -241,7 +241,8 @@ def write_cube(
     """
     scale_B, offset_B = calibration(row, raw)
     basis = None if expand else _physical_basis(raw, scale_B, offset_B)
-    survey = Survey(raw, Missing.of(row.nodata if row.nodata is not None else raw.nodata, raw.limits))
+    own = row.nodata if row.nodata is not None and not raw.referenced else raw.nodata
+    survey = Survey(raw, Missing.of(own, raw.limits))
     group = zarr.create_group(path)
     written = _write_pixels(group, raw, survey, basis)
     stats = written.stats

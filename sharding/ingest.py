@@ -13,6 +13,7 @@ from sharding.companions import companion_path, find_companions
 from sharding.errors import InputError
 from sharding.readers import open_raw
 from sharding.readers.png_bands import band_files
+from sharding.readers.references import reference_files
 from sharding.records import Failure, Record, Unit, commit, commit_failure, fingerprint, read_record, sha256_file
 from sharding.stage import RunOptions, StageResult, run_units
 
@@ -64,6 +65,7 @@ def _source_files(row: Row, root: Path, path: Path) -> list[Path]:
     if row.container == "png-bands":
         files = list(band_files(path).values())
     beside = [companion_path(companion, root, path) for companion in row.companions]
+    beside += [own for kind in ("white", "dark") for own in reference_files(row, path, kind)]
     return list(dict.fromkeys(files + [other for other in beside if other.is_file()]))
 
 

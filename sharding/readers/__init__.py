@@ -20,6 +20,7 @@ from sharding.catalog import Row, check_wavelengths, expand_bands, expand_wavele
 from sharding.errors import InputError
 from sharding.readers.meaning import calibration, joined, row_notes
 from sharding.readers.raw import LARGEST_RATIO, Array, RawCube, as_hwb, reading, turn_plane
+from sharding.readers.references import with_references
 
 __all__ = ["LARGEST_RATIO", "Array", "RawCube", "as_hwb", "open_raw", "reading", "turn_plane"]
 MAX_VALUES = 1 << 40
@@ -52,6 +53,7 @@ def open_raw(row: Row, path: Path) -> RawCube:
         if path.is_file() and not path.stat().st_size:
             raise InputError(f"{path} is empty; get the file again")
         raw = _reader(row.container)(row, path)
+        raw = with_references(row, path, raw, _reader(row.container))
         raw = _with_kept(raw, _kept(row, path, raw.shape_HWB[2]))
         height, width, bands = raw.shape_HWB
         if min(raw.base_HWX.shape) < 1 or height * width * bands > MAX_VALUES:

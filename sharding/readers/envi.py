@@ -18,6 +18,8 @@ from sharding.readers.units import band_numbers, in_nm, unit_factor
 
 DTYPES = {1: "u1", 2: "i2", 3: "i4", 4: "f4", 5: "f8", 12: "u2", 13: "u4", 14: "i8", 15: "u8"}
 COMPLEX = (6, 9)
+EXPOSURES = ("tint", "integration time", "exposure time", "exposure", "shutter time")
+TO_MS = {"s": 1e3, "sec": 1e3, "ms": 1.0, "us": 1e-3, "µs": 1e-3, "μs": 1e-3}
 EXTENSIONS = (
     "", ".img", ".dat", ".raw", ".bin", ".float", ".sli", ".hyspex", ".bsq", ".bil", ".bip", ".pix", ".cube", ".spe",
 )  # fmt: skip
@@ -277,6 +279,20 @@ def _widths(header: Header) -> tuple[tuple[float, ...] | None, str]:
         return None, f"fwhm is left out: {error}"
 
 
+def _exposure(header: Header) -> float | None:
+    """Exposure in milliseconds by any of the keys that cameras give it."""
+    for key in EXPOSURES:
+        number, unit = (*header.text(key).replace("{", "").split(), "", "")[:2]
+        try:
+            value = float(number)
+        except ValueError:
+            continue
+        factor = TO_MS.get(unit.lower().strip("()[]"), None if unit else 1.0)
+        if factor is not None and np.isfinite(value) and value > 0:
+            return value * factor
+    return None
+
+
 def open_envi(row: Row, path: Path) -> RawCube:
     """Open an ENVI scene by its header, or by its data file if the header lies beside it.
 
@@ -297,7 +313,12 @@ def open_envi(row: Row, path: Path) -> RawCube:
     beside = sidecar(data)
     order_note = "" if "byte order" in header else "header lacks byte order, read as little-endian"
     raw = RawCube(
-        layout.mapped(data), (header_path, *([beside] if beside else []), data), wavelength_nm, fwhm_nm, untold=untold,
+        layout.mapped(data),
+        (header_path, *([beside] if beside else []), data),
+        wavelength_nm,
+        fwhm_nm,
+        untold=untold,
+        exposure=_exposure(header),
         note=joined(order_note, kind_note, size_note, width_note),
-    )  # fmt: skip
+    )
     return meaning.over(raw)

@@ -84,6 +84,8 @@ class RawCube:
         note: what the reader had to assume, and what the file says that it did not use.
         variable: name of the array that was taken, in a container of several.
         untold: why the file's own wavelengths or widths cannot be used, if it has some.
+        exposure: in milliseconds, if the file tells.
+        referenced: whether white and dark references are applied; values are then no longer those of the file.
         kept: bands of the file that make the cube, if not all of them.
     """
 
@@ -101,6 +103,8 @@ class RawCube:
     note: str = ""
     variable: str | None = None
     untold: str = ""
+    exposure: float | None = None
+    referenced: bool = False
     kept: tuple[int, ...] | None = None
 
     @property
