@@ -91,9 +91,9 @@ class Row:
         keep_bands: bands of the file that are kept, numbers and "first-last" from 0 (none = all); wavelengths of the
             row are those of the kept bands.
         nodata: stored value of a missing pixel; valid_variable: a mask in the same .mat, non-zero = valid.
-        white, dark: references of a line scanner, a path from the scene's folder in which {name} stands for the file's
-            name without ending ("WHITEREF_{name}.hdr"), or {variable: NAME} for an array of the same file. Values become
-            (scene - dark) / (white - dark), to which scale and offset of the row apply.
+        white, dark: references of a line scanner, a path from the scene's folder in which {name} stands for the
+            scene's file name without ending ("WHITEREF_{name}.hdr"), or {variable: NAME} for an array of the same file.
+            Values become (scene - dark) / (white - dark), to which scale and offset of the row apply.
         exposure: {scene: T, white: T}, where the files do not tell theirs.
         gsd_m: ground sampling distance in metres.
         companions: pictures, label maps and boxes beside the scenes.
