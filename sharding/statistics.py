@@ -24,7 +24,7 @@ BLOCK_ROWS, LEAST_ROWS = 256, 16
 BLOCK_BYTES = 160 << 20
 STRIP_BYTES = 16 << 20
 PIECE = 1 << 16
-LEAST_SAMPLE, MOST_SAMPLE, SAMPLE_VALUES = 1000, 20000, 4_000_000
+LEAST_SAMPLE, MOST_SAMPLE, SAMPLE_VALUES = 1000, 5000, 1_000_000
 FULL_SCALES = tuple(float((1 << bits) - 1) for bits in (8, 10, 12, 14, 16))
 
 
@@ -218,7 +218,7 @@ class Survey:
             self.invalid_B += valid.size - int(valid.sum())
         else:
             self.invalid_B += (absent | ~valid).sum((1, 2))
-            valid &= ~absent[self.live_B].any(0)
+            valid &= ~(absent if self.live_B.all() else absent[self.live_B]).any(0)
         if not valid.any():
             return
         if self.live_B.all():
@@ -286,6 +286,6 @@ class Survey:
             for band, values in enumerate(np.concatenate(self.sample, 1)):
                 inner = values[(values > low_B[band]) & (values < high_B[band])]
                 if self.live_B[band] and inner.size:
-                    first_B[band], last_B[band] = np.percentile(inner, (1, 99))
-                    half_B[band] = np.subtract(*np.percentile(inner, (75, 25)))
+                    first_B[band], low, high, last_B[band] = np.percentile(inner, (1, 25, 75, 99))
+                    half_B[band] = high - low
         return first_B, last_B, half_B

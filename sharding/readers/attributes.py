@@ -28,6 +28,7 @@ from sharding.readers.meaning import (
     divided,
     fill_notes,
     per_band,
+    unless_row,
     unread_note,
 )  # fmt: skip
 
@@ -52,7 +53,7 @@ def _scale(row: Row, attrs: Mapping[str, Any], bands: int, path: Path) -> tuple[
         factor = per_band(attrs["scale_factor"], bands, "scale_factor", path)
         large = float(np.max(np.abs(factor))) > 100
         note = f"scale_factor {np.max(factor):g} multiplies, as CF says; give scale in the row if it must divide"
-        return factor, [note] if large else []
+        return factor, [note] if large and row.scale is None else []
     name = next((name for name in DIVIDES if name in attrs), None)
     if name is None:
         return None, []
@@ -63,6 +64,15 @@ def _scale(row: Row, attrs: Mapping[str, Any], bands: int, path: Path) -> tuple[
             f"give scale in row {row.key}"
         )
     return divided(divisor), []
+
+
+def _linear(
+    row: Row, attrs: Mapping[str, Any], bands: int, path: Path
+) -> tuple[Numbers | None, Numbers | None, list[str]]:
+    """(scale, offset, notes)."""
+    scale, notes = _scale(row, attrs, bands, path)
+    offset = per_band(attrs["add_offset"], bands, "add_offset", path) if "add_offset" in attrs else None
+    return scale, offset, notes
 
 
 def _limits(attrs: Mapping[str, Any]) -> tuple[tuple[float, float] | None, list[str]]:
@@ -99,10 +109,8 @@ def attribute_meaning(row: Row, attrs: Mapping[str, Any], dtype: np.dtype[Any], 
         raise InputError(
             f"{path}: its {dtype.name} values mean unsigned numbers (_Unsigned), which is not read; save them so"
         )
-    scale, notes = (
-        (None, []) if row.scale is not None and "scale_factor" not in attrs else _scale(row, attrs, bands, path)
-    )
-    offset = per_band(attrs["add_offset"], bands, "add_offset", path) if "add_offset" in attrs else None
+    nothing: tuple[Numbers | None, Numbers | None, list[str]] = (None, None, [])
+    scale, offset, notes = unless_row(row, lambda: _linear(row, attrs, bands, path), nothing)
     limits, limit_notes = _limits(attrs)
     nodata = fills(attrs)
     units = as_text(attrs.get("units"))

@@ -11,7 +11,17 @@ import numpy as np
 from sharding.catalog import Row
 from sharding.errors import InputError
 from sharding.readers.envi_header import READ, Header, misspelt, nearest, read_header
-from sharding.readers.meaning import Meaning, Numbers, bad_bands, divided, fill_notes, joined, per_band, unread_note
+from sharding.readers.meaning import (
+    Meaning,
+    Numbers,
+    bad_bands,
+    divided,
+    fill_notes,
+    joined,
+    per_band,
+    unless_row,
+    unread_note,
+)
 from sharding.readers.raw import RawCube
 from sharding.readers.sidecar import sidecar, with_sidecar
 from sharding.readers.units import band_numbers, in_nm, unit_factor
@@ -211,8 +221,6 @@ def _calibrated(row: Row, header: Header, bands: int) -> Meaning:
     Raises:
         InputError: the header says two ways at once, and the row none.
     """
-    if row.scale is not None and row.offset is not None:
-        return Meaning()
     plain, reflectance = ("data gain values", "data offset values"), (
         "data reflectance gain values", "data reflectance offset values",
     )  # fmt: skip
@@ -245,7 +253,7 @@ def _ignored(header: Header) -> tuple[tuple[float, ...], str]:
 
 def _meaning(row: Row, header: Header, layout: Layout, bands: int) -> Meaning:
     nodata, note = _ignored(header)
-    meaning = _calibrated(row, header, bands).add(note, *header.notes)
+    meaning = unless_row(row, lambda: _calibrated(row, header, bands), Meaning()).add(note, *header.notes)
     flags = header.words("bbl")
     bad = bad_bands(flags, bands, good=True) if flags else None
     if flags and bad is None:
@@ -307,7 +315,7 @@ def open_envi(row: Row, path: Path) -> RawCube:
         _, data = find_pair(path, layout.bytes)
     size_note = _check_size(header, layout, data)
     bands = header.whole("bands")
-    meaning = with_sidecar(_meaning(row, header, layout, bands), data, bands)
+    meaning = with_sidecar(row, _meaning(row, header, layout, bands), data, bands)
     wavelength_nm, untold = _axis(header)
     fwhm_nm, width_note = _widths(header)
     beside = sidecar(data)

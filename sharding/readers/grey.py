@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from sharding.catalog import Row
 from sharding.errors import InputError
 from sharding.readers.meaning import Meaning, joined
 from sharding.readers.raw import Array
@@ -63,7 +64,7 @@ def png_bits(path: Path) -> int:
     return bits if bits in (1, 2, 4) else 8
 
 
-def picture_meaning(path: Path, image: Image.Image, bands: int) -> Meaning:
+def picture_meaning(row: Row, path: Path, image: Image.Image, bands: int) -> Meaning:
     """What a picture and GDAL's notes beside it say of its values; what is not used is noted."""
     info = image.info
     notes = []
@@ -76,4 +77,4 @@ def picture_meaning(path: Path, image: Image.Image, bands: int) -> Meaning:
     for name, words in (("icc_profile", "a colour profile"), ("srgb", "sRGB")):
         if name in info:
             notes.append(f"{words} is not applied, values are as stored")
-    return with_sidecar(Meaning(notes=(joined(*notes),) if notes else ()), path, bands)
+    return with_sidecar(row, Meaning(notes=(joined(*notes),) if notes else ()), path, bands)

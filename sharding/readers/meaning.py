@@ -8,10 +8,10 @@ A row goes before the file, and the note says where the two differ.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from sharding.catalog import Row
 from sharding.errors import InputError
 from sharding.readers.raw import RawCube
 
+T = TypeVar("T")
 Array = NDArray[Any]
 Numbers = float | tuple[float, ...]
 MATTERS = re.compile(
@@ -140,6 +141,12 @@ def fill_notes(nodata: Iterable[float], dtype: np.dtype[Any]) -> list[str]:
     return notes
 
 
+def several_fills(nodata: Sequence[float]) -> str:
+    """A sentence about fill values that differ from band to band, or ""."""
+    words = ", ".join(f"{value:g}" for value in nodata)
+    return f"fill values {words} count in every band" if len(nodata) > 1 else ""
+
+
 def shown_value(value: Any) -> str:
     """An attribute in a few words."""
     text = as_text(value)
@@ -190,6 +197,20 @@ def calibration(row: Row, raw: RawCube) -> tuple[Array, Array]:
             raise InputError(f"{source}: a {name} of {wrong:g} makes no values; give {name} in row {row.key}")
         found.append(value_B)
     return found[0], found[1]
+
+
+def unless_row(row: Row, read: Callable[[], T], otherwise: T) -> T:
+    """What a file says of its scale and offset, or `otherwise` if that makes no sense and the row gives both.
+
+    Raises:
+        InputError: it makes no sense, and the row does not give both.
+    """
+    try:
+        return read()
+    except InputError:
+        if row.scale is None or row.offset is None:
+            raise
+        return otherwise
 
 
 def row_notes(row: Row, raw: RawCube) -> list[str]:

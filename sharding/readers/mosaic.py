@@ -20,7 +20,7 @@ def open_mosaic(row: Row, path: Path) -> RawCube:
     layout = row.mosaic or Mosaic()
     with Image.open(path) as image:
         frame = grey_values(path, image, grey_depth(path, image, "mosaic frame"))
-        meaning = picture_meaning(path, image, 1)
+        meaning = picture_meaning(row, path, image, 1)
     cell = layout.cell
     height, width = frame.shape[0] // cell, frame.shape[1] // cell
     cells = frame[: height * cell, : width * cell].reshape(height, cell, width, cell)

@@ -56,7 +56,7 @@ def band_files(path: Path) -> dict[int, Path]:
     return {int(match[2]): other for match, other in found if match and match[1] == first[1]}
 
 
-def open_png_bands(row: Row, path: Path) -> RawCube:  # noqa: ARG001 - same signature for every container
+def open_png_bands(row: Row, path: Path) -> RawCube:
     """Open the scene whose first band is `path`."""
     numbered = band_files(path)
     if not numbered:
@@ -69,15 +69,15 @@ def open_png_bands(row: Row, path: Path) -> RawCube:  # noqa: ARG001 - same sign
     with Image.open(path) as image:
         stack = PngStack(paths, (len(paths), image.height, image.width), grey_depth(path, image, "band"))
     beside = [notes for band in paths if (notes := sidecar(band)) is not None]
-    return _meaning(paths).over(RawCube(LazyCube(stack, "bhw"), (*beside, *paths)))
+    return _meaning(row, paths).over(RawCube(LazyCube(stack, "bhw"), (*beside, *paths)))
 
 
-def _meaning(paths: tuple[Path, ...]) -> Meaning:
+def _meaning(row: Row, paths: tuple[Path, ...]) -> Meaning:
     """What the pictures say of their values, each of its own."""
     told: list[Meaning] = []
     for path in paths:
         with Image.open(path) as image:
-            told.append(picture_meaning(path, image, 1))
+            told.append(picture_meaning(row, path, image, 1))
     notes = dict.fromkeys(
         f"{paths[band].name}{' and others' if len(paths) > 1 else ''}: {note}"
         for note, band in {note: band for band, one in reversed(list(enumerate(told))) for note in one.notes}.items()

@@ -8,8 +8,9 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+from sharding.catalog import Row
 from sharding.errors import InputError
-from sharding.readers.meaning import Meaning, by_band
+from sharding.readers.meaning import Meaning, by_band, several_fills, unless_row
 
 MOST_BYTES = 4 << 20
 
@@ -35,37 +36,34 @@ def parse_xml(text: bytes | str, source: Path) -> ElementTree.Element:
         raise InputError(f"{source}: its XML cannot be read ({error}); mend or remove it") from error
 
 
-def with_sidecar(meaning: Meaning, path: Path, bands: int) -> Meaning:
+def with_sidecar(row: Row, meaning: Meaning, path: Path, bands: int) -> Meaning:
     """What a file says of its values, with what the notes beside it say instead."""
     beside = sidecar(path)
-    if beside is None:
-        return meaning
+    return meaning if beside is None else unless_row(row, lambda: _with(meaning, beside, bands), meaning)
+
+
+def _with(meaning: Meaning, beside: Path, bands: int) -> Meaning:
     root = parse_xml(beside.read_bytes(), beside)
-    fills: dict[int, float] = {}
-    scales: dict[int, float] = {}
-    offsets: dict[int, float] = {}
+    told: dict[str, dict[int, float]] = {"NoDataValue": {}, "Scale": {}, "Offset": {}}
     for element in root.iter("PAMRasterBand"):
         band = int(element.get("band", "0")) - 1
-        for name, into in (("NoDataValue", fills), ("Scale", scales), ("Offset", offsets)):
-            value = element.findtext(name)
-            if value is not None:
-                into[band] = _number(value, name, beside)
-    if not (fills or scales or offsets):
-        return meaning
-    told = ", ".join(word for word, values in (("nodata", fills), ("scale", scales), ("offset", offsets)) if values)
-    return replace(
-        meaning,
-        nodata=tuple(sorted(set(fills.values()))) or meaning.nodata,
-        scale=by_band(scales, bands, 1.0) if scales else meaning.scale,
-        offset=by_band(offsets, bands, 0.0) if offsets else meaning.offset,
-    ).add(f"{told} of {beside.name} used")
+        for name, values in told.items():
+            text = element.findtext(name)
+            if text is not None:
+                values[band] = _number(text, name, beside)
+    words = ", ".join(("nodata" if name == "NoDataValue" else name.lower()) for name, values in told.items() if values)
+    nodata = tuple(sorted(set(told["NoDataValue"].values()))) or meaning.nodata
+    scale = by_band(told["Scale"], bands, 1.0) if told["Scale"] else meaning.scale
+    offset = by_band(told["Offset"], bands, 0.0) if told["Offset"] else meaning.offset
+    note = f"{words} of {beside.name} used" if words else ""
+    return replace(meaning, nodata=nodata, scale=scale, offset=offset).add(note, several_fills(nodata))
 
 
 def _number(text: str, name: str, source: Path) -> float:
     try:
         value = float(text)
     except ValueError as error:
-        raise InputError(f"{source}: {name} is {text[:40]!r}, not a number; mend or remove the file") from error
+        raise InputError(f"{source}: {name} is {text[:40]!r}, not a number; mend or remove it") from error
     if name != "NoDataValue" and not np.isfinite(value):
-        raise InputError(f"{source}: {name} is {text[:40]!r}, not a finite number; mend or remove the file")
+        raise InputError(f"{source}: {name} is {text[:40]!r}, not finite; mend it, or give scale and offset")
     return value

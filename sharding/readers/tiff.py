@@ -14,7 +14,16 @@ from sharding.catalog import Row
 from sharding.errors import InputError
 from sharding.readers.choosing import Held, listed
 from sharding.readers.matrix import cube_shape
-from sharding.readers.meaning import Meaning, as_text, by_band, fill_notes, joined, unread_note
+from sharding.readers.meaning import (
+    Meaning,
+    as_text,
+    by_band,
+    fill_notes,
+    joined,
+    several_fills,
+    unless_row,
+    unread_note,
+)
 from sharding.readers.raw import LARGEST_RATIO, Array, RawCube, as_hwb, turn_plane
 from sharding.readers.sidecar import parse_xml, sidecar, with_sidecar
 
@@ -58,6 +67,20 @@ def _series(row: Row, path: Path, file: Any) -> tuple[Any, str, str]:
 def _is_reduced(series: Any) -> bool:
     """Whether it is an overview or a mask of another picture."""
     return bool(int(getattr(series.keyframe, "subfiletype", 0) or 0) & 5)
+
+
+def _mask(file: Any, shape_HWB: tuple[int, ...]) -> tuple[Array | None, str]:
+    """(valid pixels by the mask that lies in the file itself, what to note)."""
+    masks = [one for one in file.series if int(getattr(one.keyframe, "subfiletype", 0) or 0) & 5 == 4]
+    if not masks:
+        return None, ""
+    try:
+        mask = np.asarray(masks[0].asarray())
+    except ValueError:
+        return None, "the mask in the file is not used, it is packed with a codec that is not installed"
+    if len(masks) > 1 or mask.shape != shape_HWB[:2]:
+        return None, f"masks in the file are not used: {len(masks)} of {mask.shape}"
+    return mask != 0, "the mask in the file is used"
 
 
 def _tag(page: Any, code: int) -> Any:
@@ -156,7 +179,7 @@ def _number(path: Path, name: str, text: str) -> float:
         value = float("nan")
     if not np.isfinite(value):
         raise InputError(
-            f"{path}: {name} of its GDAL metadata is {text[:40]!r}, not a finite number; give scale in the row"
+            f"{path}: {name} of GDAL's metadata is {text[:40]!r}, not a finite number; give scale and offset in the row"
         )
     return value
 
@@ -201,12 +224,20 @@ def open_tiff(row: Row, path: Path) -> RawCube:
         base = as_hwb(array, row.axes)
         bands = base.shape[2]
         nodata, fill_note = _nodata(pages)
-        meaning = replace(_gdal(path, pages, bands), nodata=nodata).add(fill_note)
-        meaning = with_sidecar(meaning, path, bands)
+        meaning = replace(unless_row(row, lambda: _gdal(path, pages, bands), Meaning()), nodata=nodata)
+        meaning = with_sidecar(row, meaning.add(fill_note, several_fills(nodata)), path, bands)
+        valid, mask_note = _mask(file, base.shape)
     meaning = meaning.add(*fill_notes(meaning.nodata, array.dtype))
     if turn not in (0, 1):
         base = turn_plane(base, TURNS_OF.get(turn, []))
+        valid = None if valid is None else turn_plane(valid, TURNS_OF.get(turn, []))
         note = joined(note, f"turned as its orientation {turn} says")
     beside = sidecar(path)
-    raw = RawCube(base, (*([beside] if beside else []), path), note=note, variable=number if row.variable else None)
+    raw = RawCube(
+        base,
+        (*([beside] if beside else []), path),
+        valid_HW=valid,
+        note=joined(note, mask_note),
+        variable=number if row.variable else None,
+    )
     return meaning.over(raw)

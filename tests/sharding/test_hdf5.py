@@ -63,6 +63,14 @@ def test_what_cannot_be_meant_is_refused(tmp_path, attrs, words):
         open_raw(row(), write(tmp_path / "a.h5", **attrs))
 
 
+def test_a_row_that_gives_scale_and_offset_needs_none_of_the_file(tmp_path, ingested):
+    for attrs in ({"scale_factor": "x"}, {"scale_factor": 0.0}, {"Scale_Factor": 0.01}, {"add_offset": np.inf}):
+        cube = ingested(row(scale=2.0, offset=-1.0), write(tmp_path / "a.h5", **attrs))
+        assert values(cube)[0, 0, 0] == 199
+    cube = ingested(row(scale=2.0), write(tmp_path / "a.h5", Scale_Factor=100.0))
+    assert "scale 2 of the row is used, the file says 0.01" in cube.attrs["note"]
+
+
 @pytest.mark.parametrize("name", ["_FillValue", "missing_value", "Data_Ignore_Value", "nodata", "No Data Value"])
 @pytest.mark.parametrize(
     "form", [float, np.int16, lambda value: np.array([value], "f4"), lambda value: str(int(value))]

@@ -139,6 +139,24 @@ def test_an_overview_is_no_other_picture(tmp_path):
     np.testing.assert_array_equal(open_raw(row(), path).read(), COUNTS)
 
 
+def test_a_mask_in_the_file_is_used(tmp_path, ingested):
+    path, mask = tmp_path / "a.tif", np.full((5, 6), 255, np.uint8)
+    mask[1, 2:4] = 0
+    with tifffile.TiffWriter(path) as file:
+        file.write(PLANES, photometric="minisblack", planarconfig="separate", metadata=None)
+        file.write(mask > 0, metadata=None, subfiletype=4)
+    cube = ingested(row(), path)
+    np.testing.assert_array_equal(cube.valid(), mask > 0)
+    assert "the mask in the file is used" in cube.attrs["note"]
+
+
+def test_a_row_that_gives_scale_and_offset_needs_none_of_the_file(tmp_path, ingested):
+    path = as_planes(tmp_path / "a.tif", tags=[metadata(('role="scale" name="s"', "abc"))])
+    with pytest.raises(InputError, match="give scale and offset in the row"):
+        open_raw(row(scale=2.0), path)
+    assert values(ingested(row(scale=2.0, offset=1.0), path))[0, 0, 0] == 201
+
+
 def test_a_matrix_of_pixels_is_unfolded(tmp_path):
     path = as_pages(tmp_path / "a.tif", [COUNTS.reshape(30, 4)])
     np.testing.assert_array_equal(open_raw(row(axes="hwb", shape=[5, 6]), path).read(), COUNTS)
