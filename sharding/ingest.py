@@ -18,6 +18,7 @@ from sharding.records import Failure, Record, Unit, commit, commit_failure, fing
 from sharding.stage import RunOptions, StageResult, run_units
 
 LOGIC = 5
+NOTE_LENGTH = 300
 
 
 @dataclass
@@ -168,8 +169,22 @@ def ingest(workdir: Path, datasets: Sequence[DatasetConfig], workers: int, optio
         return map_tasks(ingest_one, todo, slots(workers))
 
     result = run_units("ingest", units, workdir / "cubes", options, go)
-    result.notes += _missing_note(new)
+    result.notes += _missing_note(new) + _told_note(new)
     return result
+
+
+def _told_note(new: list[Unit]) -> list[str]:
+    """A sentence for each dataset about what was noted in reading its new scenes."""
+    notes: dict[str, list[tuple[str, str]]] = {}
+    for unit in new:
+        record = read_record(unit.record) if unit.record.is_file() else None
+        if record is not None and record.done and record.extra.get("note"):
+            notes.setdefault(unit.payload[0].key, []).append((unit.payload[1], record.extra["note"]))
+    return [
+        f"{len(told)} new scenes of {dataset} have a note in their records, e.g. "
+        f"{told[0][0]}: {told[0][1][:NOTE_LENGTH]}"
+        for dataset, told in sorted(notes.items())
+    ]
 
 
 def _missing_note(new: list[Unit]) -> list[str]:

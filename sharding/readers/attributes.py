@@ -37,6 +37,7 @@ FILLS = ("_fillvalue", "missing_value", "data_ignore_value", "nodata", "no_data"
          "fill_value", "fillvalue", "ignore_value")  # fmt: skip
 LIMITS = ("valid_range", "valid_min", "valid_max")
 UNITS = ("units", "unit", "wavelength_units", "wavelength_unit", "wavelengthunits")
+NO_UNITS = ("", "1", "-", "unitless", "none", "dimensionless")
 GOOD = ("good_wavelengths", "good_bands", "good_band", "good_band_list", "bbl")
 FEW_VALUES = 4
 BAD = ("bad_bands", "bad_band", "badbands", "bad_band_list", "bad_wavelengths")
@@ -114,7 +115,8 @@ def attribute_meaning(row: Row, attrs: Mapping[str, Any], dtype: np.dtype[Any], 
     limits, limit_notes = _limits(attrs)
     nodata = fills(attrs)
     units = as_text(attrs.get("units"))
-    unit_note = f"the units of the file are {units!r}" if units and key_of(units) != key_of(row.units) else ""
+    alike = key_of(units) in (key_of(row.units), *NO_UNITS)
+    unit_note = "" if alike else f"the units of the file are {units!r}"
     return Meaning(scale, offset, nodata, limits).add(*notes, *limit_notes, unit_note, *fill_notes(nodata, dtype))
 
 
@@ -129,8 +131,9 @@ def flags_beside(vectors: Mapping[str, Any], read: Callable[[str], Any], bands: 
     for name in vectors:
         last = key_of(name.replace(".", "/").rsplit("/", 1)[-1])
         if last in GOOD or last in BAD:
-            found = bad_bands(read(name), bands, last in GOOD)
-            if found is not None:
+            values = read(name)
+            found = bad_bands(values, bands, last in GOOD)
+            if found is not None and np.isin(np.asarray(values, np.float64), (-1, 0, 1)).all():
                 return found, name
     return None, ""
 

@@ -16,10 +16,10 @@ import numpy as np
 from sharding.catalog import Row
 from sharding.errors import InputError
 from sharding.readers.attributes import attribute_meaning, is_used, key_of, unit_of, unpacked, with_beside
-from sharding.readers.choosing import Held, choose_cube, find_vector
+from sharding.readers.choosing import Held, choose_cube, find_vector, vector_names
 from sharding.readers.lazy import LazyCube
 from sharding.readers.matrix import unfolded
-from sharding.readers.meaning import Meaning, as_text, fill_notes
+from sharding.readers.meaning import Meaning, as_numbers, as_text, fill_notes
 from sharding.readers.raw import Array, RawCube
 from sharding.readers.units import in_nm, unit_factor
 
@@ -92,10 +92,12 @@ def _vector(file: Any, name: str, path: Path) -> Array:
 
 
 def _axis(row: Row, file: Any, held: Mapping[str, Held], path: Path) -> tuple[tuple[float, ...] | None, str, str]:
-    """(wavelengths in nm or None, why there are none, name of their vector)."""
+    """(wavelengths in nm or None, why there are none, name of their vector): an array, or an attribute of the file."""
     name, untold = find_vector(row, held, path)
     if not name:
-        return None, untold, ""
+        told = next((file.attrs[want] for want in vector_names(row) if want in file.attrs), None)
+        numbers = None if told is None else as_numbers(told)
+        return (None, untold, "") if numbers is None else (tuple(numbers.tolist()), "", "")
     try:
         factor = unit_factor(unit_of(dict(file[name].attrs)))
         return in_nm(_vector(file, name, path).tolist(), factor), "", name

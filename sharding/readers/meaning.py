@@ -223,6 +223,10 @@ def row_notes(row: Row, raw: RawCube) -> list[str]:
     if row.nodata is not None and any(value != row.nodata for value in told_fill):
         fills = ", ".join(f"{value:g}" for value in told_fill)
         notes.append(f"nodata {row.nodata:g} of the row is used, the file says {fills}")
+    if row.nodata is not None and fill_notes((row.nodata,), raw.dtype) and not raw.referenced:
+        notes.append(
+            f"nodata {row.nodata:g} of the row does not fit the type {raw.dtype.name}, so no pixel can hold it"
+        )
     return notes
 
 

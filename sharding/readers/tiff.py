@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +29,7 @@ from sharding.readers.raw import LARGEST_RATIO, Array, RawCube, as_hwb, turn_pla
 from sharding.readers.sidecar import parse_xml, sidecar, with_sidecar
 
 GDAL_METADATA, GDAL_NODATA, ORIENTATION, PHOTOMETRIC, COMPRESSION = 42112, 42113, 274, 262, 259
+DESCRIPTION = 270
 TURNS_OF = {
     1: [], 2: ["fliplr"], 3: ["fliplr", "flipud"], 4: ["flipud"], 5: ["transpose"], 6: ["rot90cw"],
     7: ["transpose", "fliplr", "flipud"], 8: ["rot90ccw"],
@@ -151,6 +153,16 @@ def _items(path: Path, page: Any) -> list[tuple[str, str, int | None, str]]:
     return found
 
 
+def _described(page: Any) -> dict[str, Any]:
+    """Keys of a description that is JSON, as writers of arrays leave it."""
+    text = as_text(_tag(page, DESCRIPTION) or "")
+    try:
+        told = json.loads(text) if text.startswith("{") else {}
+    except ValueError:
+        return {}
+    return {name: value for name, value in told.items() if isinstance(value, int | float | str)}
+
+
 def _gdal(path: Path, pages: Sequence[Any], bands: int) -> Meaning:
     """Scale and offset of GDAL's metadata: of each sample of a page, or of each page where those are the bands."""
     scales: dict[int, float] = {}
@@ -167,6 +179,7 @@ def _gdal(path: Path, pages: Sequence[Any], bands: int) -> Meaning:
                     (scales if kind == "scale" else offsets)[one] = value
             elif name.lower() not in ("statistics_valid_percent", "description"):
                 others[name] = text
+    others |= _described(pages[0])
     scale = by_band(scales, bands, 1.0) if scales else None
     offset = by_band(offsets, bands, 0.0) if offsets else None
     return Meaning(scale, offset).add(unread_note(others))

@@ -119,6 +119,13 @@ def test_wavelengths_by_their_own_attributes(tmp_path, stored, attrs):
     np.testing.assert_allclose(raw.wavelength_nm, NM)
 
 
+def test_wavelengths_in_an_attribute_of_the_file(tmp_path):
+    raw = open_raw(row(wavelength={"variable": "List_Cw"}), write(tmp_path / "a.h5", root={"List_Cw": NM[::-1]}))
+    assert raw.wavelength_nm == tuple(NM[::-1])
+    with pytest.raises(InputError, match="got 0"):
+        open_raw(row(wavelength={"variable": "List_Cw"}), write(tmp_path / "b.h5", root={"List_Cw": [0.0, *NM[1:]]}))
+
+
 def test_wavelengths_that_are_none_are_refused_with_what_there_is(tmp_path):
     path = write(tmp_path / "a.h5", beside={"meta/wl": np.array([-1.0, *NM[1:]]), "other": np.arange(4.0)})
     with h5py.File(path, "r+") as file:
@@ -141,6 +148,12 @@ def test_wavelengths_that_are_none_are_refused_with_what_there_is(tmp_path):
 def test_flags_of_bands_beside_the_cube_are_used(tmp_path, ingested, name, flags, want):
     cube = ingested(row(), write(tmp_path / "a.h5", beside={name: flags}))
     assert cube.attrs["bad_band"] == want and f"bad bands are those of {name}" in cube.attrs["note"]
+
+
+def test_lists_of_numbers_are_no_flags_and_noted(tmp_path, ingested):
+    cube = ingested(row(), write(tmp_path / "a.h5", beside={"bad_bands": [3], "good_wavelengths": np.array(NM)}))
+    assert not any(cube.attrs["bad_band"])
+    assert "bad_bands = 3" in cube.attrs["note"] and "good_wavelengths = 450 550 650 750" in cube.attrs["note"]
 
 
 def test_fwhm_beside_the_wavelengths(tmp_path):

@@ -105,6 +105,12 @@ def test_limits_are_those_of_the_stored_values_and_strips_change_nothing(tmp_pat
     assert {**open_cube(tmp_path / "d").attrs} == {**got.attrs}
 
 
+def test_a_fill_value_of_the_row_that_the_type_cannot_hold_is_noted(tmp_path, ingested):
+    np.save(tmp_path / "a.npy", np.arange(24, dtype="u2").reshape(2, 3, 4))
+    cube = ingested(Row("mine", "npy", "*", WL, 0.01, nodata=-9999.0), tmp_path / "a.npy")
+    assert cube.valid().all() and "nodata -9999 of the row does not fit the type uint16" in cube.attrs["note"]
+
+
 def test_nothing_is_looked_for_where_nothing_can_be_missing():
     assert not Missing.of(None).possible(np.dtype("u2")) and not Missing.of(-9999.0).possible(np.dtype("u2"))
     assert Missing.of(-9999.0).possible(np.dtype("i2")) and Missing.of(None).possible(np.dtype("f4"))

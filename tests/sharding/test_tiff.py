@@ -139,6 +139,12 @@ def test_an_overview_is_no_other_picture(tmp_path):
     np.testing.assert_array_equal(open_raw(row(), path).read(), COUNTS)
 
 
+def test_a_description_that_may_matter_is_noted(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", PLANES, photometric="minisblack", metadata={"scale": 0.0001, "who": "me"})
+    note = open_raw(row(), tmp_path / "a.tif").note
+    assert "scale = 0.0001" in note and "who" not in note
+
+
 def test_a_mask_in_the_file_is_used(tmp_path, ingested):
     path, mask = tmp_path / "a.tif", np.full((5, 6), 255, np.uint8)
     mask[1, 2:4] = 0
