@@ -17,7 +17,7 @@ from sharding.readers.references import reference_files
 from sharding.records import Failure, Record, Unit, commit, commit_failure, fingerprint, read_record, sha256_file
 from sharding.stage import RunOptions, StageResult, run_units
 
-LOGIC = 5
+LOGIC = "5: what files say of their values is used (docs/reading.md)"
 NOTE_LENGTH = 300
 
 

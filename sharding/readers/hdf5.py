@@ -32,8 +32,8 @@ NETCDF_FILLS = {"i2": -32767, "i4": -2147483647, "i8": -9223372036854775806, "u2
 NETCDF_MARKS = ("_Netcdf4Dimid", "_Netcdf4Coordinates")
 
 
-def _held(file: Any) -> dict[str, Held]:
-    """Every array in the file itself; links to elsewhere are not followed."""
+def _held(file: Any, matlab: bool = False) -> dict[str, Held]:
+    """Every array in the file itself, in the axes that MATLAB shows if it is MATLAB's; links are not followed."""
     found: dict[str, Held] = {}
 
     def look(name: str, item: Any) -> None:
@@ -43,8 +43,9 @@ def _held(file: Any) -> dict[str, Held]:
                 found[name] = Held((), "", f"{kind} of {', '.join(list(item)[:8])}")
         elif isinstance(item, h5py.Dataset) and item.shape is not None:
             numeric = item.dtype.kind in "iuf"
-            word = kind if kind in ("cell", "struct", "string") else f"{item.shape} of {item.dtype.name}, no numbers"
-            found[name] = Held(item.shape, item.dtype.name, "" if numeric else word)
+            shape = item.shape[::-1] if matlab else item.shape
+            word = kind if kind in ("cell", "struct", "string") else f"{shape} of {item.dtype.name}, no numbers"
+            found[name] = Held(shape, item.dtype.name, "" if numeric else word)
 
     file.visititems(look)
     return found
@@ -158,9 +159,9 @@ def open_hdf5(row: Row, path: Path, axes: str | None = None) -> RawCube:
         path: the file.
         axes: order of the axes on disk, for MATLAB files.
     """
-    axes = axes or row.axes
+    matlab, axes = axes is not None, axes or row.axes
     file = h5py.File(path, "r", rdcc_nbytes=CHUNK_CACHE_BYTES)
-    held = _held(file)
+    held = _held(file, matlab)
     name, choice = choose_cube(row, path, held)
     cube = LazyCube(unfolded(_dataset(file, name, path), row.shape, axes, path), axes)
     wavelength_nm, untold, axis = _axis(row, file, held, path)

@@ -214,7 +214,7 @@ def test_what_a_file_holds_is_told_when_nothing_fits(tmp_path):
         cell = file.create_dataset("scans", (1, 1), h5py.ref_dtype)
         cell[0, 0] = file["#refs#/a"].ref
         cell.attrs["MATLAB_class"] = np.bytes_("cell")
-    with pytest.raises(InputError, match=r"holds #refs#/a \(5, 6, 4\) int16, scans cell\); "):
+    with pytest.raises(InputError, match=r"holds #refs#/a \(4, 6, 5\) int16, scans cell\); "):
         open_raw(row("mat"), tmp_path / "d.mat")
     assert open_raw(row("mat", axes="bwh", variable="#refs#/a"), tmp_path / "d.mat").shape_HWB == (5, 6, 4)
 
