@@ -15,6 +15,7 @@ from sharding.frames import Array, Frames
 from sharding.loader_worker import Plan
 from sharding.manifest import SampleRef, SmallMembers
 from sharding.order import keyed_rng
+from sharding.planes import PerBand
 from sharding.ring import Layout
 
 VALUES = ("physical", "stored")
@@ -36,11 +37,17 @@ def choose_bands(good: Array, wl_C: Array, count: int, window: bool, rng: np.ran
     return ordered[[int(rng.integers(a, b)) for a, b in pairwise(edges)]]
 
 
+def _of(value: PerBand, bands: Array) -> PerBand:
+    """A scale or offset of some bands."""
+    return [float(value[band]) for band in bands.tolist()] if isinstance(value, Sequence) else float(value)
+
+
 @dataclass
 class BandBatch:
     """Samples side by side: cube [B, K, H, W] with zeros where a camera has fewer bands, and what belongs to it.
 
-    physical = cube * scale + offset, per sample; both are done already (1 and 0) where values are physical.
+    physical = cube * scale + offset, per sample, either one number or one per band of the sample; both are done already
+    (1 and 0) where values are physical.
     `indices` are those of the manifest, `pictures` are [B, H, W] or [B, H, W, 3] by name; `flipped` tells which
     samples are mirrored.
     """
@@ -51,8 +58,8 @@ class BandBatch:
     cube: Tensor
     wavelength_nm: list[list[float]]
     gsd_m: list[float]
-    scale: list[float]
-    offset: list[float]
+    scale: list[PerBand]
+    offset: list[PerBand]
     flipped: list[bool]
     pictures: dict[str, Tensor]
 
@@ -117,7 +124,9 @@ class Bands:
         for name in self.pictures:
             picture = plan.small.picture(name)
             arrays[name][row] = picture[:, ::-1] if flipped else picture
-        scale, offset = (meta["scale"], meta["offset"]) if self.values == "stored" else (1.0, 0.0)
+        scale, offset = (
+            (_of(meta["scale"], bands), _of(meta["offset"], bands)) if self.values == "stored" else (1.0, 0.0)
+        )
         wl = [float(meta["wavelength_nm"][band]) for band in bands.tolist()]
         return plan.ref.key, plan.ref.dataset, wl, float(meta["gsd_m"]), scale, offset, flipped
 

@@ -75,8 +75,10 @@ class Row:
     Fields:
         container: mat (v5 and v7.3), hdf5, envi, npy, npz, tiff, mosaic-png, png-bands (one picture per band) or hsd.
         files: glob below the dataset's folder; every match is one scene.
-        variable: array in a .mat, .h5 or .npz (none = its largest 3-D array).
+        variable: array in a .mat, .h5 or .npz (none = its only largest 3-D array), or number of a series of a TIFF.
         axes: order of the axes of that array, letters h, w, b.
+        shape: [height, width] of a matrix of bands x pixels; `axes` is then the order after it is unfolded, in the
+            language of the container: of MATLAB's reshape(cube, h * w, b) it is hwb.
         spatial_ops: turns applied to the image plane after reading, in order.
         wavelength: "file" (header or file header), a list in nm, {start, stop, count}, {start, step, count},
             {start, step} for as many bands as the file has, or {variable: NAME or [NAMES]} for a vector beside the
@@ -85,10 +87,14 @@ class Row:
         bands: how many the published files have; another number is refused.
         invalid_rows: lines of the image, as on disk, that hold no signal.
         fwhm_nm: one width for all bands, a list, "file", or none if unknown.
-        units, scale, offset: physical value = stored * scale + offset; scale none = what the file says, or 1.
+        units, scale, offset: physical value = stored * scale + offset; none = what the file says, or 1 and 0.
         keep_bands: bands of the file that are kept, numbers and "first-last" from 0 (none = all); wavelengths of the
             row are those of the kept bands.
         nodata: stored value of a missing pixel; valid_variable: a mask in the same .mat, non-zero = valid.
+        white, dark: references of a line scanner, a path from the scene's folder in which {name} stands for the
+            scene's file name without ending ("WHITEREF_{name}.hdr"), or {variable: NAME} for an array of the same file.
+            Values become (scene - dark) / (white - dark), to which scale and offset of the row apply.
+        exposure: {scene: T, white: T}, where the files do not tell theirs.
         gsd_m: ground sampling distance in metres.
         companions: pictures, label maps and boxes beside the scenes.
         max_failed: how many scenes are known to be bad as they are published: they do not count as failures.
@@ -111,13 +117,17 @@ class Row:
     bands: int | None = None
     scenes: int | None = None
     variable: str | None = None
+    shape: list[int] | None = None
     axes: str = "hwb"
     spatial_ops: list[str] = field(default_factory=list)
     fwhm_nm: Any = None
     units: str = "unknown"
     scale: float | None = None
-    offset: float = 0.0
+    offset: float | None = None
     nodata: float | None = None
+    white: Any = None
+    dark: Any = None
+    exposure: dict[str, float] | None = None
     valid_variable: str | None = None
     keep_bands: list[str] | None = None
     invalid_rows: list[int] = field(default_factory=list)
@@ -148,11 +158,31 @@ class Row:
             raise ValueError(f"gsd_m must be a positive number of metres, not {self.gsd_m}")
         if self.spatial_ops and any(companion.kind == "boxes" for companion in self.companions):
             raise ValueError("boxes of a dataset whose image plane is turned are not read")
+        if self.scale is not None and not (math.isfinite(self.scale) and self.scale):
+            raise ValueError(f"scale must be a finite number that is not 0, not {self.scale}")
+        if self.offset is not None and not math.isfinite(self.offset):
+            raise ValueError(f"offset must be a finite number, not {self.offset}")
+        if self.shape is not None and (len(self.shape) != 2 or min(self.shape) < 1):
+            raise ValueError(f"shape must be [height, width] of a bands x pixels matrix, not {self.shape}")
+        self._check_references()
         if self.keep_bands is not None:
             expand_bands(self.keep_bands)
         for spec in (self.wavelength, self.wavelength_else):
             if _tells_axis(spec):
                 check_wavelengths(expand_wavelength(spec, self.bands or 1), None, "wavelength")
+
+    def _check_references(self) -> None:
+        for kind, place in (("white", self.white), ("dark", self.dark)):
+            if not (
+                place is None or isinstance(place, str) or (isinstance(place, dict) and set(place) == {"variable"})
+            ):
+                raise ValueError(
+                    f"{kind} must be a path, or {{variable: NAME}} for an array of the same file, not {place}"
+                )
+        if self.exposure is not None:
+            times = [self.exposure.get(kind, 0.0) for kind in ("scene", "white")]
+            if set(self.exposure) != {"scene", "white"} or not all(math.isfinite(time) and time > 0 for time in times):
+                raise ValueError(f"exposure must be {{scene: T, white: T}}, positive times, not {self.exposure}")
 
     def bytes_config(self) -> dict[str, Any]:
         """The fields that change the bytes of an ingested cube."""

@@ -18,7 +18,7 @@ from numcodecs import Blosc, blosc
 from numpy.typing import NDArray
 
 from sharding.errors import ConfigError, InputError
-from sharding.planes import Basis, expand_scores
+from sharding.planes import Basis, PerBand, expand_scores
 
 Array = NDArray[Any]
 # Which packs best depends on the camera (benchmarks/codec_...): bits of few counts, bytes of many.
@@ -151,8 +151,8 @@ class Frames:
     start: tuple[int, ...]
     crc32c: tuple[int, ...]
     group: int
-    scale: float
-    offset: float
+    scale: PerBand
+    offset: PerBand
     basis: Basis | None
 
     @classmethod
@@ -213,7 +213,10 @@ class Frames:
             out_KHW[:] = expand_scores(scores_DHW, self.basis, np.asarray(bands))
             return
         plane_1HW = np.empty((1, height, width), self.dtype)  # stays in the processor's cache
+        scale_B, offset_B = (
+            np.broadcast_to(np.asarray(value, np.float32), self.stored) for value in (self.scale, self.offset)
+        )
         for band, out_HW in zip(np.asarray(bands).tolist(), out_KHW, strict=True):
             self.stored_into(frames, [band], plane_1HW)
-            np.multiply(plane_1HW[0], np.float32(self.scale), out=out_HW, dtype=np.float32)
-            out_HW += np.float32(self.offset)
+            np.multiply(plane_1HW[0], scale_B[band], out=out_HW, dtype=np.float32)
+            out_HW += offset_B[band]

@@ -19,7 +19,8 @@ from sharding.scenes import find_scenes, path_text
 from sharding.stage import RunOptions, StageResult, run_units
 from sharding.truth import STAGE, missing_note, store_truth, truth_place, truth_unit
 
-LOGIC = 5
+LOGIC = "5: what files say of their values is used (docs/reading.md), every file of a scene is in its record"
+NOTE_LENGTH = 300
 
 
 @dataclass
@@ -135,7 +136,7 @@ def ingest(workdir: Path, datasets: Sequence[DatasetConfig], workers: int, optio
 
     known_bad = {unit.payload[0].key: unit.payload[0].max_failed for unit in units}
     result = run_units("ingest", units, workdir / "cubes", options, go, known_bad=known_bad)
-    result.notes += _missing_note(new) + _misfit_note(new) + _known_bad_note(units)
+    result.notes += _missing_note(new) + _told_note(new) + _misfit_note(new) + _known_bad_note(units)
     _add_truth(result, units, datasets, options)
     return result
 
@@ -196,6 +197,20 @@ def _known_bad_note(units: Sequence[Unit]) -> list[str]:
             scenes = ", ".join(failed[: row.max_failed])
             notes.append(f"{scenes} of {key} cannot be read, of which its row knows (max_failed: {row.max_failed})")
     return notes
+
+
+def _told_note(new: list[Unit]) -> list[str]:
+    """A sentence for each dataset about what was noted in reading its new scenes."""
+    notes: dict[str, list[tuple[str, str]]] = {}
+    for unit in new:
+        record = read_record(unit.record) if unit.record.is_file() else None
+        if record is not None and record.done and record.extra.get("note"):
+            notes.setdefault(unit.payload[0].key, []).append((unit.payload[1], record.extra["note"]))
+    return [
+        f"{len(told)} new scenes of {dataset} have a note in their records, e.g. "
+        f"{told[0][0]}: {told[0][1][:NOTE_LENGTH]}"
+        for dataset, told in sorted(notes.items())
+    ]
 
 
 def _missing_note(new: list[Unit]) -> list[str]:

@@ -17,6 +17,7 @@ from sharding.catalog import Row
 from sharding.companions import companion_path
 from sharding.folders import is_litter
 from sharding.readers.png_bands import band_files
+from sharding.readers.references import reference_files
 from sharding.records import Record, fingerprint, sha256_file
 
 HEADER = ".hdr"
@@ -64,6 +65,7 @@ def scene_files(row: Row, root: Path, path: Path) -> list[Path]:
     if row.container == "png-bands":
         files = list(band_files(path).values()) or files
     beside = [file.with_name(f"{file.name}{NOTES}") for file in files]
+    beside += [own for kind in ("white", "dark") for own in reference_files(row, path, kind)]
     beside += [companion_path(companion, root, path) for companion in row.companions]
     return list(dict.fromkeys(files + [other for other in beside if other.is_file()]))
 

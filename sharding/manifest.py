@@ -23,7 +23,7 @@ from sharding.folders import is_litter
 from sharding.frames import Array, Frames
 from sharding.local import DIRECT, Files, Known
 from sharding.records import SCHEMA, TEMPORARY, fingerprint, refuse_copy
-from sharding.sample import FORMAT, decode_png
+from sharding.sample import FORMAT, FORMAT_BY_BAND, decode_png
 
 CUBE = "cube.bands"
 GAP_BYTES = 64 << 10  # reading over a smaller gap is cheaper than a second read
@@ -81,10 +81,10 @@ class SampleRef:
             return self._checked(json.loads(self.read("json")))
 
     def _checked(self, meta: dict[str, Any]) -> dict[str, Any]:
-        if meta.get("format") != FORMAT:
+        if meta.get("format") not in (FORMAT, FORMAT_BY_BAND):
             raise InputError(
-                f"{self.shard}: sample {self.key} is of format {meta.get('format')!r}, this version reads {FORMAT}; "
-                f"run pseudolabel again with --overwrite"
+                f"{self.shard}: sample {self.key} is of format {meta.get('format')!r}, this version reads {FORMAT} "
+                f"and {FORMAT_BY_BAND}; run pseudolabel again with --overwrite"
             )
         return meta
 

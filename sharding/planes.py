@@ -1,6 +1,6 @@
 """A window of a cube as it is stored, and the one way from there to physical values.
 
-    integers [C, H, W] with scale and offset      physical = stored * scale + offset
+    integers [C, H, W] with scale and offset      physical = stored * scale + offset, one for all bands or one per band
     float32 scores [D, H, W] of a low-rank cube   physical = mean + scores . coeff, for the bands that are asked for
 
 A low-rank cube of 128 bands and 12 components is a tenth of its expanded size, on disk and on the way to training.
@@ -8,6 +8,7 @@ A low-rank cube of 128 bands and 12 components is a tenth of its expanded size, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,6 +19,20 @@ Array = NDArray[Any]
 PIECE_BYTES = 1 << 20
 Basis = tuple[Array, Array]
 """(mean_B, coeff_DB), float32."""
+PerBand = float | Sequence[float]
+"""One number for all bands, or one per band."""
+
+
+def of_bands(value: PerBand, bands: Any = slice(None)) -> Array:
+    """A scale or offset of some bands as float32 that goes over their planes: [] or [K, 1, 1]."""
+    numbers = np.asarray(value, np.float32)
+    return numbers if numbers.ndim == 0 else numbers[bands][:, None, None]
+
+
+def shortest(value_B: Any) -> PerBand:
+    """The same as one number where all bands have the same, else as a list."""
+    numbers = np.asarray(value_B, np.float64)
+    return float(numbers.flat[0]) if (numbers == numbers.flat[0]).all() else [float(number) for number in numbers]
 
 
 def expand_scores(scores_DHW: Array, basis: Basis, bands: Any = slice(None)) -> Array:
@@ -44,8 +59,8 @@ class Planes:
     """A stored window; X is the band axis, or the component axis if there is a basis (in physical units)."""
 
     stored_XHW: Array
-    scale: float = 1.0
-    offset: float = 0.0
+    scale: PerBand = 1.0
+    offset: PerBand = 0.0
     basis: Basis | None = None
 
     @property
@@ -58,7 +73,8 @@ class Planes:
         """Physical values float32 [K, H, W] of some bands."""
         if self.basis is not None:
             return expand_scores(self.stored_XHW, self.basis, bands)
-        return np.asarray(self.stored_XHW[bands].astype(np.float32) * np.float32(self.scale) + np.float32(self.offset))
+        planes = self.stored_XHW[bands].astype(np.float32)
+        return np.asarray(planes * of_bands(self.scale, bands) + of_bands(self.offset, bands))
 
     def padded(self, side: int) -> Planes:
         """The same with zeros below and to the right, up to a square."""

@@ -23,6 +23,7 @@ from sharding.frames import PackingConfig, encode_frames
 from sharding.planes import Planes
 
 FORMAT = "hypervision.sample/2"
+FORMAT_BY_BAND = "hypervision.sample/3"  # the same with a scale and an offset for each band
 GOOD, SATURATED = 255, 128
 Array = NDArray[Any]
 
@@ -46,7 +47,9 @@ def encode_sample(
     """The members of one sample as `webdataset.TarWriter` takes them."""
     frames, told = encode_frames(planes.stored_XHW, packing or PackingConfig())
     head = {
-        "format": FORMAT,
+        "format": FORMAT
+        if isinstance(planes.scale, float | int) and isinstance(planes.offset, float | int)
+        else FORMAT_BY_BAND,
         "shape_CHW": list(planes.shape_CHW),
         "scale": planes.scale,
         "offset": planes.offset,

@@ -5,6 +5,7 @@ A pass goes in strips of rows of some megabytes, so memory does not follow the s
 
 from __future__ import annotations
 
+import math
 import mmap
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from sharding.errors import InputError
+from sharding.missing import Missing
 from sharding.planes import as_planes
 from sharding.readers import Array, RawCube
 from sharding.readers.lazy import LazyCube
@@ -22,6 +24,7 @@ BLOCK_ROWS, LEAST_ROWS = 256, 16
 BLOCK_BYTES = 160 << 20
 STRIP_BYTES = 16 << 20
 PIECE = 1 << 16
+LEAST_SAMPLE, MOST_SAMPLE, SAMPLE_VALUES = 1000, 5000, 1_000_000
 FULL_SCALES = tuple(float((1 << bits) - 1) for bits in (8, 10, 12, 14, 16))
 
 
@@ -29,9 +32,11 @@ FULL_SCALES = tuple(float((1 << bits) - 1) for bits in (8, 10, 12, 14, 16))
 class Statistics:
     """Of the valid pixels of a scene, in the values of its file: per band [B], and masks [H, W].
 
-    `invalid_share_B` is the share of pixels without a value in a band; a pixel is valid if it has one in all.
-    `saturated_HW` are the valid pixels that reach the highest value in some band, if an integer camera of 8 to 16 bits
-    ends there.
+    `invalid_share_B` is the share of pixels without a value in a band; a pixel is valid if it has one in all live
+    bands, those that have a value somewhere and that the file does not call bad. `saturated_HW` are the valid pixels
+    that reach the highest value in some live band, if an integer camera of 8 to 16 bits ends there. Between `first_B`
+    and `last_B` lie 98 % of the values other than the extremes, as far as a sample of the pixels tells; within
+    `half_B` the middle half.
     """
 
     low_B: Array
@@ -41,13 +46,23 @@ class Statistics:
     invalid_share_B: Array
     valid_HW: Array
     saturated_HW: Array
+    live_B: Array
+    first_B: Array
+    last_B: Array
+    half_B: Array
 
     @property
     def dead_B(self) -> Array:
-        """Bands that hold one value everywhere."""
-        return np.asarray(self.low_B >= self.high_B)
+        """Bands that hold one value everywhere or none, or that the file calls bad."""
+        return np.asarray((self.low_B >= self.high_B) | ~self.live_B)
 
-    def attributes(self, scale: float, offset: float) -> dict[str, Any]:
+    @property
+    def spread_B(self) -> Array:
+        """How far the values of each band reach but for the odd one."""
+        spread_B = self.last_B - self.first_B
+        return np.where(spread_B > 0, spread_B, self.std_B)
+
+    def attributes(self, scale: Array, offset: Array) -> dict[str, Any]:
         """What goes beside the cube, in physical values."""
         low, high = self.low_B * scale + offset, self.high_B * scale + offset
         return {
@@ -102,26 +117,6 @@ def strips(
             raw.advise(mmap.MADV_DONTNEED)  # or a scene of any size would end up in memory
 
 
-def _missing(block_BHW: Array, nodata: float | None) -> Array | None:
-    """Pixels [h, W] that hold `nodata` in every band, or None if there can be none."""
-    if nodata is None:
-        return None
-    with np.errstate(all="ignore"):
-        missing = np.asarray(nodata).astype(block_BHW.dtype)
-    if block_BHW.dtype.kind != "f" and float(missing) != nodata:
-        return None
-    return np.asarray((block_BHW == missing).all(0))
-
-
-def _not_finite(block_BHW: Array) -> Array | None:
-    """Values [B, h, W] that are not finite, or None if all are."""
-    if block_BHW.dtype.kind != "f":
-        return None
-    with np.errstate(all="ignore"):
-        finite = bool(np.isfinite(np.add.reduce(block_BHW, 0)).all())  # NaN and inf survive a sum
-    return None if finite else ~np.isfinite(block_BHW)
-
-
 def _sums(values_BN: Array) -> tuple[Array, Array]:
     """Sums of values and of their squares [B], in float64."""
     if values_BN.dtype.kind in "iu" and values_BN.dtype.itemsize <= 2:
@@ -149,53 +144,120 @@ def _integer_sums(values_BN: Array) -> tuple[Array, Array]:
     return sums[0], sums[1]
 
 
+def find_live(raw: RawCube, missing: Missing) -> Array:
+    """Bands [B] that count: not called bad by the file, and with a value somewhere.
+
+    Read only as far as it takes, which is one strip of most scenes, and nothing where no value can be missing.
+
+    Raises:
+        InputError: there are none.
+    """
+    height, width, bands = raw.shape_HWB
+    good_B = np.ones(bands, bool) if raw.bad is None else ~np.asarray(raw.bad, bool)
+    source = raw.sources[0] if raw.sources else "a cube in memory"
+    if not good_B.any():
+        raise InputError(f"{source}: the file calls every band bad; mend its list of bad bands")
+    if not missing.possible(raw.dtype):
+        return good_B
+    valid_HW = np.ones((height, width), bool) if raw.valid_HW is None else raw.valid_HW.astype(bool)
+    live_B = np.zeros(bands, bool)
+    for _, part, block_BHW in strips(raw):
+        absent = missing.values(block_BHW)
+        valid = valid_HW[part]
+        live_B |= valid.any() if absent is None else (~absent & valid).any((1, 2))
+        if live_B[good_B].all():
+            break
+    live_B &= good_B
+    if not live_B.any():
+        raise InputError(f"{source}: no pixel is valid (all are NaN, missing or masked)")
+    return live_B
+
+
+def _stride(height: int, width: int, bands: int) -> int:
+    """Every how many pixels one is looked at, so that neither the picture's columns nor memory play a part."""
+    stride = max(1, height * width // max(LEAST_SAMPLE, min(MOST_SAMPLE, SAMPLE_VALUES // bands)))
+    while math.gcd(stride, width) > 1:
+        stride += 1
+    return stride
+
+
 class Survey:
     """Takes a scene strip by strip, each once, and tells its statistics at the end."""
 
-    def __init__(self, raw: RawCube, nodata: float | None) -> None:
-        """Raises InputError: a valid mask of another size than the cube."""
+    def __init__(self, raw: RawCube, missing: Missing, live_B: Array | None = None) -> None:
+        """Begin.
+
+        Args:
+            raw: the scene.
+            missing: what marks a value as none.
+            live_B: the bands that count (None = look for them first).
+
+        Raises:
+            InputError: a valid mask of another size than the cube, or no band with a value.
+        """
         height, width, bands = raw.shape_HWB
-        self.source, self.nodata = raw.sources[0] if raw.sources else "a cube in memory", nodata
+        self.source, self.missing = raw.sources[0] if raw.sources else "a cube in memory", missing
         self.valid_HW = np.ones((height, width), bool) if raw.valid_HW is None else raw.valid_HW.astype(bool).copy()
         if self.valid_HW.shape != (height, width):
             raise InputError(f"{self.source}: the valid mask is {self.valid_HW.shape}, the cube {(height, width)}")
+        self.live_B = find_live(raw, missing) if live_B is None else live_B
         self.integer = raw.dtype.kind in "iu"
         self.low_B, self.high_B = np.full(bands, np.inf), np.full(bands, -np.inf)
-        self.total_B, self.square_B, self.count = np.zeros(bands), np.zeros(bands), 0
-        self.invalid_B = np.zeros(bands)
+        self.total_B, self.square_B = np.zeros(bands), np.zeros(bands)
+        self.count_B, self.invalid_B = np.zeros(bands), np.zeros(bands)
         self.top = -np.inf
         self.top_HW = np.zeros((height, width), bool)
+        self.stride = _stride(height, width, bands)
+        self.sample: list[Array] = []
 
     def add(self, part: slice, block_BHW: Array) -> None:
         """One strip: rows of the scene and their planes."""
         valid = self.valid_HW[part]
-        missing, broken = _missing(block_BHW, self.nodata), _not_finite(block_BHW)
-        if missing is not None:
-            valid &= ~missing
-        if broken is None:
+        absent = self.missing.values(block_BHW)
+        if absent is None:
             self.invalid_B += valid.size - int(valid.sum())
         else:
-            self.invalid_B += (broken | ~valid).sum((1, 2))
-            valid &= ~broken.any(0)
-        values_BN = block_BHW.reshape(len(block_BHW), -1) if valid.all() else block_BHW[:, valid]
-        if not values_BN.size:
+            self.invalid_B += (absent | ~valid).sum((1, 2))
+            valid &= ~(absent if self.live_B.all() else absent[self.live_B]).any(0)
+        if not valid.any():
             return
-        self.low_B = np.minimum(self.low_B, values_BN.min(1))
-        self.high_B = np.maximum(self.high_B, values_BN.max(1))
-        total_B, square_B = _sums(values_BN)
-        self.total_B += total_B
-        self.square_B += square_B
-        self.count += int(valid.sum())
+        if self.live_B.all():
+            self._values(slice(None), block_BHW.reshape(len(block_BHW), -1) if valid.all() else block_BHW[:, valid])
+        else:
+            self._values(self.live_B, block_BHW[self.live_B][:, valid])
+            for band in np.flatnonzero(~self.live_B).tolist():
+                there = valid if absent is None else valid & ~absent[band]
+                self._values([band], block_BHW[band][there][None])
         if self.integer:
             self._saturation(part, block_BHW, valid)
+        if not (self.integer and block_BHW.dtype.itemsize <= 2):  # of those, steps are chosen
+            self._take_sample(part, block_BHW, valid)
+
+    def _values(self, bands: Any, values_BN: Array) -> None:
+        """Values of some bands into their extremes and sums."""
+        if not values_BN.size:
+            return
+        self.low_B[bands] = np.minimum(self.low_B[bands], values_BN.min(1))
+        self.high_B[bands] = np.maximum(self.high_B[bands], values_BN.max(1))
+        total_B, square_B = _sums(values_BN)
+        self.total_B[bands] += total_B
+        self.square_B[bands] += square_B
+        self.count_B[bands] += values_BN.shape[1]
+
+    def _take_sample(self, part: slice, block_BHW: Array, valid: Array) -> None:
+        """Every so many pixels, the same ones however a scene is cut into strips."""
+        first = -(part.start * valid.shape[1]) % self.stride
+        values_BN = block_BHW.reshape(len(block_BHW), -1)[:, first :: self.stride]
+        self.sample.append(values_BN[:, valid.ravel()[first :: self.stride]].astype(np.float64))
 
     def _saturation(self, part: slice, block_BHW: Array, valid: Array) -> None:
         """Remember the pixels at the highest value so far; a higher one forgets them."""
-        if self.high_B.max() > self.top:
-            self.top = float(self.high_B.max())
+        if self.high_B[self.live_B].max() > self.top:
+            self.top = float(self.high_B[self.live_B].max())
             self.top_HW[: part.start] = False
         if self.top in FULL_SCALES:
-            self.top_HW[part] = (block_BHW == int(self.top)).any(0) & valid
+            live_BHW = block_BHW if self.live_B.all() else block_BHW[self.live_B]
+            self.top_HW[part] = (live_BHW == int(self.top)).any(0) & valid
 
     def finish(self) -> Statistics:
         """The statistics of all that was added.
@@ -203,9 +265,27 @@ class Survey:
         Raises:
             InputError: no pixel is valid.
         """
-        if not self.count:
-            raise InputError(f"{self.source}: no pixel is valid (all are NaN, missing or masked)")
-        mean_B = self.total_B / self.count
-        std_B = np.sqrt(np.maximum(self.square_B / self.count - mean_B * mean_B, 0.0))
+        if not self.valid_HW.any():
+            raise InputError(
+                f"{self.source}: no pixel is valid (none has a value in every band: NaN, missing or masked)"
+            )
+        there = self.count_B > 0
+        low_B, high_B = np.where(there, self.low_B, 0.0), np.where(there, self.high_B, 0.0)
+        count_B = np.maximum(self.count_B, 1)
+        mean_B = self.total_B / count_B
+        std_B = np.sqrt(np.maximum(self.square_B / count_B - mean_B * mean_B, 0.0))
         share_B = self.invalid_B / self.valid_HW.size
-        return Statistics(self.low_B, self.high_B, mean_B, std_B, share_B, self.valid_HW, self.top_HW)
+        return Statistics(
+            low_B, high_B, mean_B, std_B, share_B, self.valid_HW, self.top_HW, self.live_B, *self._middle(low_B, high_B)
+        )
+
+    def _middle(self, low_B: Array, high_B: Array) -> tuple[Array, Array, Array]:
+        """1st and 99th percentile, and distance of the quartiles, of what equals no extreme."""
+        first_B, last_B, half_B = low_B.copy(), high_B.copy(), high_B - low_B
+        if self.sample:
+            for band, values in enumerate(np.concatenate(self.sample, 1)):
+                inner = values[(values > low_B[band]) & (values < high_B[band])]
+                if self.live_B[band] and inner.size:
+                    first_B[band], low, high, last_B[band] = np.percentile(inner, (1, 25, 75, 99))
+                    half_B[band] = high - low
+        return first_B, last_B, half_B

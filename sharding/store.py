@@ -8,7 +8,8 @@
     ../../<dataset>.truth/<scene>.npy  the user's own label map to score against (height, width), with its record
     attributes      wavelength_nm, fwhm_nm, bad_band, scale, offset, units, gsd_m, sensor, source files, licence
 
-physical value = stored * scale + offset. Float cubes are rounded to at most half a step, which is declared. Every chunk
+physical value = stored * scale + offset, which are one number for all bands or a list of one per band. Float cubes are
+rounded to at most half a step, which is declared. Every chunk
 ends with its crc32c, which Zarr checks at each read.
 """
 
@@ -26,6 +27,8 @@ from sharding.errors import InputError
 from sharding.planes import Basis, Planes
 from sharding.readers import Array
 from sharding.records import read_record, sha256_file
+
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,8 @@ def open_cube(path: Path) -> Cube:
     try:
         group = zarr.open_group(path, mode="r")
         cube = Cube(path, dict(group.attrs), dict(group.arrays()))
+        if cube.attrs["format"] != FORMAT:
+            raise ValueError(f"a cube of format {cube.attrs['format']}, this version reads {FORMAT}")
         _ = cube.shape_CHW
         return cube
     except (FileNotFoundError, KeyError, ValueError) as error:

@@ -12,7 +12,7 @@ import numpy as np
 
 from sharding.catalog import Row
 from sharding.errors import InputError
-from sharding.readers import RawCube
+from sharding.readers.raw import RawCube
 
 HEADER_BYTES = 28
 

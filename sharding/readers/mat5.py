@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from sharding.errors import InputError
-from sharding.readers import LARGEST_RATIO, Array
+from sharding.readers.raw import LARGEST_RATIO, Array, looks_like
 
 HEADER_BYTES = 128
 HEAD_BYTES = 4096
@@ -28,6 +28,8 @@ VALUE_TYPES = {
     1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8",
 }  # fmt: skip
 NUMERIC_CLASSES = range(6, 16)
+OTHER_CLASSES = {1: "cell", 2: "struct", 3: "object", 4: "text", 5: "sparse matrix", 16: "function", 17: "object"}
+STRUCT = 2
 COMPLEX_FLAG = 0x08
 MOST_ELEMENTS = 10000
 
@@ -76,8 +78,27 @@ def _array(head: bytes, order: str, element: int, size: int, packed: bool) -> Va
     return Variable(name, tuple(shape), dtype, element, size, packed, start)
 
 
-def list_arrays(path: Path) -> dict[str, Variable]:
-    """Every numeric array of a file, without reading values.
+def _other(head: bytes, order: str) -> tuple[str, str]:
+    """(name, what it is in words) of a variable that is no numeric array."""
+    _, _, start, at = _tag(head, 0, order)
+    (flags,) = struct.unpack_from(f"{order}I", head, start)
+    kind = "complex array" if flags & 0xFF in NUMERIC_CLASSES else OTHER_CLASSES.get(flags & 0xFF, "variable")
+    _, count, start, at = _tag(head, at, order)
+    sides = "x".join(str(side) for side in struct.unpack_from(f"{order}{count // 4}i", head, start))
+    _, count, start, at = _tag(head, at, order)
+    name = head[start : start + count].decode("latin-1")
+    if flags & 0xFF != STRUCT:
+        return name, f"{sides} {kind}"
+    _, _, start, at = _tag(head, at, order)
+    (length,) = struct.unpack_from(f"{order}i", head, start)
+    _, count, start, _ = _tag(head, at, order)
+    text = head[start : start + count]
+    fields = [text[i : i + length].split(b"\0")[0].decode("latin-1") for i in range(0, len(text), max(length, 1))]
+    return name, f"{sides} {kind} of {', '.join(fields[:8])}"
+
+
+def list_arrays(path: Path, others: dict[str, str] | None = None) -> dict[str, Variable]:
+    """Every numeric array of a file, without reading values; `others` takes what is none: name -> words.
 
     Raises:
         InputError, ValueError, struct.error, zlib.error: it is no such file, or damaged.
@@ -87,7 +108,8 @@ def list_arrays(path: Path) -> dict[str, Variable]:
     with path.open("rb") as file:
         marks = file.read(HEADER_BYTES)[126:128]
         if marks not in (b"IM", b"MI"):
-            raise InputError(f"{path} is no MATLAB v5 or v7.3 file, or cut short; get the file again")
+            short = "it is cut short, get the file again" if length < HEADER_BYTES else looks_like(path)
+            raise InputError(f"{path} is no MATLAB v5 or v7.3 file; {short}")
         order = "<" if marks == b"IM" else ">"
         at, elements = HEADER_BYTES, 0
         while at < length:
@@ -106,6 +128,9 @@ def list_arrays(path: Path) -> dict[str, Variable]:
             variable = _array(head, order, at + 8, size, kind == PACKED) if head else None
             if variable is not None and variable.name:
                 found[variable.name] = variable
+            elif head and others is not None and variable is None:
+                name, words = _other(head, order)
+                others |= {name: words} if name else {}
             at += 8 + size
     return found
 

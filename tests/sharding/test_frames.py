@@ -44,6 +44,18 @@ def test_any_bands_in_any_order_come_back_exactly_from_the_frames_they_need(dtyp
     assert frames.needed(None) == list(range(11))
 
 
+@pytest.mark.parametrize("group", [1, 4])
+def test_bands_with_scales_of_their_own(group):
+    stored = cube()
+    data, told = encode_frames(stored, PackingConfig(group=group))
+    scale, offset = [0.5 + band for band in range(11)], [3.0 - band for band in range(11)]
+    frames = Frames.of({"shape_CHW": stored.shape, "scale": scale, "offset": offset, **told})
+    parts = {i: data[frames.start[i] : frames.start[i + 1]] for i in range(11)}
+    out = np.empty((2, 40, 48), np.float32)
+    frames.physical_into(parts, [7, 2], out)
+    np.testing.assert_allclose(out, [stored[7] * 7.5 - 4, stored[2] * 2.5 + 1], rtol=1e-6)
+
+
 def test_extreme_values_survive_differences():
     stored = np.array([0, 65535, 1, 65534, 32768], np.uint16)[:, None, None] * np.ones((1, 4, 4), np.uint16)
     frames, data, _ = packed(stored, group=5)

@@ -71,7 +71,7 @@ def test_a_sample_of_another_version_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("sharding.sample.FORMAT", "hypervision.sample/1")
     write_tiles(tmp_path, "a", [np.ones((4, 8, 8), np.uint16)], [1])
     assert tile_sample("x", np.ones((4, 8, 8), np.uint16))["json"].count(b"sample/1") == 1
-    match = rf"a-00000-000 is of format 'hypervision.sample/1', this version reads {FORMAT}; run pseudolabel again"
+    match = rf"a-00000-000 is of format 'hypervision.sample/1', this version reads {FORMAT} and"
     with pytest.raises(InputError, match=match):
         open_manifest(tmp_path)[0].meta()
 

@@ -89,6 +89,23 @@ def test_a_low_rank_sample_gives_any_bands_from_its_scores(tmp_path):
     np.testing.assert_allclose(ref.bands(meta, [6, 0]), planes.physical()[[6, 0]], atol=1e-6)
 
 
+def test_a_sample_whose_bands_have_scales_of_their_own_says_so(tmp_path):
+    stored = np.arange(3 * 8 * 8, dtype=np.uint16).reshape(3, 8, 8)
+    pictures = dict.fromkeys(("instances", "materials", "valid", "rgb"), np.zeros((8, 8), np.uint8))
+    planes = Planes(stored, [0.5, 1.0, 2.0], [0.0, -1.0, 4.0])
+    head = {"masks": [], "wavelength_nm": [450.0, 550.0, 650.0], "bad_band": [False] * 3, "gsd_m": 1.0}
+    write_shard(
+        tmp_path / "a.tar",
+        [encode_sample("s", planes, pictures, head), encode_sample("t", Planes(stored), pictures, head)],
+    )
+    own, plain = (SampleRef("d", key, tmp_path / "a.tar", index_shard(tmp_path / "a.tar")[key]) for key in "st")
+    meta = own.meta()
+    assert (meta["format"], plain.meta()["format"]) == ("hypervision.sample/3", "hypervision.sample/2")
+    want = stored * np.array([0.5, 1, 2])[:, None, None] + np.array([0, -1, 4])[:, None, None]
+    np.testing.assert_array_equal(own.bands(meta), want)
+    np.testing.assert_array_equal(own.bands(meta, [2, 0]), want[[2, 0]])
+
+
 def test_a_band_subset_equals_the_whole_and_reads_only_its_frames(shard, monkeypatch):
     members = index_shard(shard)["s-1"]
     ref = SampleRef("d", "s-1", shard, members)
