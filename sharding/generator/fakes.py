@@ -140,6 +140,8 @@ FAKES: dict[str, tuple[str, str, Writer]] = {
     "hyperdrive": ("HSI_REGISTERED/1.npz", "f2", _npz),
     "hyperdrivevnir": ("HSI_REGISTERED/1.npz", "f2", _npz),
     "hyperdriveswir": ("HSI_REGISTERED/1.npz", "f2", _npz),
+    "hyperdrivevnir_raw": ("VNIR_RAW/1.npy", "f8", _npy(SAME)),
+    "hyperdriveswir_raw": ("SWIR_RAW/1.npy", "f8", _npy(SAME)),
     "hyperspectralcityv2": ("train/20210409_140341_001.hsd", "f4", _hsd),
     "icvl": ("4cam_0411-1640-1.mat", "f8", _mat73("rad", "bands", _quarter, rgb=PICTURE_HW3)),
     "libhsi": (

@@ -23,6 +23,13 @@ NPY = ".npy"
 
 def _as_cube(row: Row, path: Path, array: Any) -> Any:
     """An array as [H, W, B]."""
+    if row.shape is not None and array.ndim == 1:  # one list of values
+        pixels = row.shape[0] * row.shape[1]
+        if array.size % pixels:
+            raise InputError(
+                f"{path} is a list of {array.size} values, which shape {row.shape} does not divide; mend shape"
+            )
+        array = array.reshape((-1, pixels) if row.axes[0] == "b" else (pixels, -1))
     if row.shape is not None and array.ndim == 2:
         array = array.reshape(cube_shape(array.shape, row.shape, row.axes, path))
     if array.ndim != 3 or array.dtype.kind not in "iuf":

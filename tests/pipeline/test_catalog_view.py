@@ -9,7 +9,7 @@ from sharding.catalog import keys
 def test_the_table_names_every_row_and_where_its_files_go(cli):
     code, out, err = cli("datasets")
     assert code == 0, err
-    assert "34 rows of 26 datasets" in out and all(f"│ {key} " in out for key in keys())
+    assert "36 rows of 26 datasets" in out and all(f"│ {key} " in out for key in keys())
     assert "VIS_COR/<day>/*.hdr" in out
 
 

@@ -11,6 +11,8 @@ from sharding.catalog import Row, expand_bands, keys, load_row
 from sharding.errors import ConfigError, InputError
 from sharding.readers import open_raw
 
+# The files as they are published, where the list has a repackaging of them.
+OWN_FORMS = {"cave_png", "hyperdrivevnir_raw", "hyperdriveswir_raw"}
 ROW = {"key": "mine", "container": "mat", "files": "*.mat", "wavelength": [450.0, 550.0], "gsd_m": 0.01}
 
 
@@ -23,7 +25,7 @@ def write(tmp_path, **change):
 def test_the_rows_are_those_of_the_published_list(shared):
     facts = yaml.safe_load((shared("catalog.yaml")).read_text())
     entries = {entry["key"]: entry for entry in facts["datasets"] + facts["extra_variants"]}
-    assert set(keys()) - {"cave_png"} == set(entries) and len({load_row(key).family for key in keys()}) == 26
+    assert set(keys()) - OWN_FORMS == set(entries) and len({load_row(key).family for key in keys()}) == 26
     for key, entry in entries.items():
         assert (load_row(key).family, load_row(key).scenes) == (entry["family"], entry["scenes"])
     assert sum(load_row(entry["key"]).scenes for entry in facts["datasets"]) == facts["totals"]["images"]
@@ -92,3 +94,19 @@ def test_a_wrong_row_says_what_to_do(tmp_path, change, sentence):
 def test_an_unknown_dataset_names_the_nearest():
     with pytest.raises(ConfigError, match="did you mean cave"):
         load_row("cav")
+
+
+@pytest.mark.parametrize("flat", [False, True])
+@pytest.mark.parametrize("key", ["hyperdrivevnir_raw", "hyperdriveswir_raw"])
+def test_raw_frames_are_read_as_a_cube_or_as_one_list_of_values(tmp_path, key, flat):
+    row = load_row(key)
+    cube = np.random.default_rng(0).integers(0, 1000, (*row.shape, row.bands)).astype(float)
+    np.save(tmp_path / "a.npy", cube.ravel() if flat else cube)
+    np.testing.assert_array_equal(open_raw(row, tmp_path / "a.npy").read(), cube)
+
+
+def test_a_list_of_values_that_fills_no_cube_is_refused(tmp_path):
+    row = load_row("hyperdriveswir_raw")
+    np.save(tmp_path / "a.npy", np.zeros(168 * 211 * 9 - 1))
+    with pytest.raises(InputError, match=r"a list of 319031 values, which shape \[168, 211\] does not divide"):
+        open_raw(row, tmp_path / "a.npy")
