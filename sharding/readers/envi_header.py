@@ -6,6 +6,7 @@ key = value            key = {value, value, ...} over as many lines as it takes 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ READ = (
     "major frame offsets", "minor frame offsets",
 )  # fmt: skip
 NEAR = 0.8
+NUMBERS = re.compile(r"[-+0-9.eE\s]*\s[-+0-9.eE\s]*")
 
 
 @dataclass(frozen=True)
@@ -39,9 +41,10 @@ class Header:
         return self.values.get(key, otherwise)
 
     def words(self, key: str) -> list[str]:
-        """A value as a list; [] if the key is missing or empty."""
-        text = self.values.get(key, "").strip().strip(",").strip()
-        return [word.strip() for word in text.split(",")] if text else []
+        """A value as a list; [] if the key is missing or empty. Numbers may also lie apart by blanks alone."""
+        text = self.values.get(key, "").partition(";")[0].strip().strip(",").strip()
+        words = [word.strip() for word in text.split(",")] if text else []
+        return [part for word in words for part in (word.split() if NUMBERS.fullmatch(word) else [word])]
 
     def whole(self, key: str, otherwise: int | None = None, least: int = 1) -> int:
         """A whole number.

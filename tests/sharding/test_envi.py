@@ -69,6 +69,13 @@ WORTHLESS = (
 )  # fmt: skip
 
 
+def test_lists_without_commas_and_with_comments(tmp_path, ingested):
+    lines = ("bbl = {1 1", " 0", " 1 }", "reflectance scale factor = 100 ; as told", "data ignore value = 100 ; none")
+    cube = ingested(row(), write(tmp_path, COUNTS, *lines))
+    assert cube.attrs["bad_band"] == [False, False, True, False] and not cube.valid()[0, 0]
+    assert values(cube)[1, 1, 0] == pytest.approx(1.28)
+
+
 @pytest.mark.parametrize("line", WORTHLESS)
 def test_numbers_that_make_no_values_are_refused(tmp_path, line):
     with pytest.raises(InputError, match=r"give (scale|offset)"):
