@@ -141,6 +141,14 @@ def test_what_is_not_read_is_refused_by_name(tmp_path, line, words):
         open_raw(row(), write(tmp_path, COUNTS, line, without=(key,)))
 
 
+def test_a_header_of_any_size_takes_no_time(tmp_path):
+    many = write(tmp_path, COUNTS, *(f"key {number} = 1" for number in range(5000)))
+    with pytest.raises(InputError, match="more than 1000 keys"):
+        open_raw(row(), many)
+    with pytest.raises(InputError, match="wavelength"):
+        open_raw(row(), write(tmp_path, COUNTS, f"wavelength = {{{'1 ' * 1_000_000}}}", wavelength=None))
+
+
 def test_braces_blanks_and_comments_around_single_numbers(tmp_path):
     lines = [
         "; made by hand",
