@@ -20,6 +20,7 @@ from sharding.companions import companion_path
 from sharding.errors import ConfigError, InputError, writing
 from sharding.manifest import SampleRef
 from sharding.peek import Held, Peek, peek
+from sharding.planes import PerBand
 from sharding.readers import open_raw
 from sharding.render import render_rgb
 from sharding.sample import Array
@@ -66,7 +67,13 @@ def _stored(cube: Cube) -> str:
     units = cube.attrs["units"]
     if cube.basis is not None:
         return f"{cube.stored.shape[0]} components, {cube.stored.dtype} scores, {units}"
-    return f"{cube.stored.dtype}, x {cube.attrs['scale']:g} + {cube.attrs['offset']:g} {units}"
+    scale, offset = (_by_band(cube.attrs[name]) for name in ("scale", "offset"))
+    return f"{cube.stored.dtype}, x {scale} + {offset} {units}"
+
+
+def _by_band(value: PerBand) -> str:
+    low, high = float(np.min(value)), float(np.max(value))
+    return f"{low:g}" if low == high else f"({low:g} to {high:g} by band)"
 
 
 def _values(cube: Cube, good: Array) -> str:

@@ -21,6 +21,8 @@ READ = (
     "major frame offsets", "minor frame offsets",
 )  # fmt: skip
 NEAR = 0.8
+NUMERALS = frozenset("+-.0123456789eE \t")
+MOST_KEYS = 1000
 
 
 @dataclass(frozen=True)
@@ -39,9 +41,10 @@ class Header:
         return self.values.get(key, otherwise)
 
     def words(self, key: str) -> list[str]:
-        """A value as a list; [] if the key is missing or empty."""
-        text = self.values.get(key, "").strip().strip(",").strip()
-        return [word.strip() for word in text.split(",")] if text else []
+        """A value as a list; [] if the key is missing or empty. Numbers may also lie apart by blanks alone."""
+        text = self.values.get(key, "").partition(";")[0].strip().strip(",").strip()
+        words = [word.strip() for word in text.split(",")] if text else []
+        return [part for word in words for part in (word.split() if word and set(word) <= NUMERALS else [word])]
 
     def whole(self, key: str, otherwise: int | None = None, least: int = 1) -> int:
         """A whole number.
@@ -104,6 +107,8 @@ def read_header(path: Path) -> Header:
         if key in values and values[key] != value:
             notes.append(f"the header says {key!r} twice, the last counts")
         values[key] = value
+        if len(values) > MOST_KEYS:
+            raise InputError(f"{path} has more than {MOST_KEYS} keys, it is no ENVI header")
     return Header(path, values, tuple(notes))
 
 

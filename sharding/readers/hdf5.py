@@ -117,14 +117,17 @@ def _widths(row: Row, file: Any, held: Mapping[str, Held], axis: str, path: Path
 
 
 def _default_fill(file: Any, dataset: Any) -> tuple[tuple[float, ...], str]:
-    """(fill value without an attribute, what to note): one that the file was made with, or netCDF's own."""
+    """(fill value without an attribute, what to note): one that the file was made with, or netCDF's own.
+
+    By netCDF's convention bytes have none of their own.
+    """
+    netcdf = "_NCProperties" in file.attrs or any(name in dataset.attrs for name in NETCDF_MARKS)
+    if netcdf and dataset.dtype.itemsize == 1:
+        return (), ""
     made = dataset.id.get_create_plist().fill_value_defined() == h5py.h5d.FILL_VALUE_USER_DEFINED
-    if made and dataset.fillvalue != 0:
+    if made and dataset.fillvalue != 0 and np.isfinite(dataset.fillvalue):
         value = float(dataset.fillvalue)
         return (value,), f"no fill value is told; {value:g}, that of the dataset, is taken as missing"
-    netcdf = "_NCProperties" in file.attrs or any(
-        name in dataset.attrs for name in ("_Netcdf4Dimid", "_Netcdf4Coordinates")
-    )
     fill = NETCDF_FILLS.get(dataset.dtype.str[1:]) if netcdf else None
     return ((float(fill),), f"no fill value is told; netCDF's own, {fill:g}, is taken as missing") if fill else ((), "")
 

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
-from sharding.catalog import load_row
+from sharding.catalog import Row, load_row
+from sharding.cube_writer import write_cube
 from sharding.generator.fakes import BESIDE, FAKES, write_beside, write_fake
+from sharding.readers import RawCube
 
 
 @pytest.mark.parametrize("key", ["hsiroad", "hykov2nir"])
@@ -23,3 +25,12 @@ def test_a_missing_companion_is_told(cli, tmp_path):
     write_fake("aphid", tmp_path, np.array(load_row("aphid").known_wavelength_nm).tolist())
     code, out, _ = cli("inspect", tmp_path / FAKES["aphid"][0], "--row", "aphid", "--out", tmp_path / "p.png")
     assert code == 0 and "labels (not found)" in out
+
+
+def test_a_cube_whose_bands_have_steps_of_their_own(cli, tmp_path):
+    cube = np.random.default_rng(0).random((12, 9, 3)).astype("f4") * np.array([1, 1e5, 1], "f4")
+    wl = (450.0, 550.0, 650.0)
+    write_cube(tmp_path / "c", Row("mine", "npy", "*", list(wl), 0.01), "one", RawCube(cube, (), wl))
+    code, out, err = cli("inspect", tmp_path / "c", "--out", tmp_path / "p.png")
+    assert code == 0, err
+    assert "by band)" in " ".join(out.split())

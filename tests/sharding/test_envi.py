@@ -69,6 +69,13 @@ WORTHLESS = (
 )  # fmt: skip
 
 
+def test_lists_without_commas_and_with_comments(tmp_path, ingested):
+    lines = ("bbl = {1 1", " 0", " 1 }", "reflectance scale factor = 100 ; as told", "data ignore value = 100 ; none")
+    cube = ingested(row(), write(tmp_path, COUNTS, *lines))
+    assert cube.attrs["bad_band"] == [False, False, True, False] and not cube.valid()[0, 0]
+    assert values(cube)[1, 1, 0] == pytest.approx(1.28)
+
+
 @pytest.mark.parametrize("line", WORTHLESS)
 def test_numbers_that_make_no_values_are_refused(tmp_path, line):
     with pytest.raises(InputError, match=r"give (scale|offset)"):
@@ -132,6 +139,14 @@ def test_what_is_not_read_is_refused_by_name(tmp_path, line, words):
     key = line.partition(" =")[0]
     with pytest.raises(InputError, match=words):
         open_raw(row(), write(tmp_path, COUNTS, line, without=(key,)))
+
+
+def test_a_header_of_any_size_takes_no_time(tmp_path):
+    many = write(tmp_path, COUNTS, *(f"key {number} = 1" for number in range(5000)))
+    with pytest.raises(InputError, match="more than 1000 keys"):
+        open_raw(row(), many)
+    with pytest.raises(InputError, match="wavelength"):
+        open_raw(row(), write(tmp_path, COUNTS, f"wavelength = {{{'1 ' * 1_000_000}}}", wavelength=None))
 
 
 def test_braces_blanks_and_comments_around_single_numbers(tmp_path):

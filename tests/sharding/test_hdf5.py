@@ -94,6 +94,10 @@ def test_fill_values_without_an_attribute(tmp_path, ingested):
     cube = ingested(row(), write(tmp_path / "a.nc", own, root={"_NCProperties": "version=2"}))
     assert np.argwhere(~cube.valid()).tolist() == [[0, 0], [0, 1]] and "netCDF's own, -32767" in cube.attrs["note"]
     assert ingested(row(), write(tmp_path / "b.h5", own)).valid().all()
+    with h5py.File(tmp_path / "d.nc", "w") as file:
+        file.attrs["_NCProperties"] = "version=2"
+        file.create_dataset("cube", data=(COUNTS + 36).astype("u1"), chunks=(5, 6, 4), fillvalue=255)
+    assert ingested(row(), tmp_path / "d.nc").valid().all()
     with h5py.File(tmp_path / "c.h5", "w") as file:
         data = file.create_dataset("cube", (5, 6, 4), "f4", chunks=(5, 3, 4), fillvalue=-9999.0)
         data[:, :3] = COUNTS[:, :3]
