@@ -11,6 +11,7 @@ import pytest
 from golden import make_work, reduced
 
 from hypervision import create_model, list_models
+from tests.waiting import RUN_SECONDS
 
 ROOT = Path(__file__).resolve().parents[2]
 FORMS = [
@@ -32,7 +33,8 @@ def two_steps(work, ranks, cases):
     words += [str(Path(__file__).with_name("every_name_child.py")), str(work), *cases]
     paths = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
     extra = {"DS_ACCELERATOR": "cpu", "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(words, cwd=ROOT, env={**os.environ, **extra}, capture_output=True, text=True, timeout=900)
+    environ = {**os.environ, **extra}
+    done = subprocess.run(words, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=RUN_SECONDS)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
 

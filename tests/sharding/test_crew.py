@@ -3,7 +3,7 @@
 import os
 import signal
 import tempfile
-import time
+import threading
 from pathlib import Path
 
 import psutil
@@ -30,7 +30,7 @@ class Worker:
         if word == "poison" or (word == "once" and not seen):
             os.kill(os.getpid(), signal.SIGKILL)
         if word == "hang":
-            time.sleep(600)
+            threading.Event().wait()  # for ever
         if word == "bad":
             raise InputError(f"{word} cannot be read")
         if word == "tight" and not seen:
@@ -81,7 +81,7 @@ def shout(word):
     if word == "poison":
         os.kill(os.getpid(), signal.SIGKILL)
     if word == "hang":
-        time.sleep(600)
+        threading.Event().wait()  # for ever
     return word.upper()
 
 
