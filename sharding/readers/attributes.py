@@ -126,11 +126,11 @@ def is_used(name: str) -> bool:
     return name in ("scale_factor", "add_offset", *DIVIDES) or key in (*FILLS, *LIMITS, *UNITS)
 
 
-def flags_beside(vectors: Mapping[str, Any], read: Callable[[str], Any], bands: int) -> tuple[Any, str]:
-    """(bands that a vector beside the cube calls bad or None, its name)."""
-    for name in vectors:
+def flags_beside(vectors: Mapping[str, Held], read: Callable[[str], Any], bands: int) -> tuple[Any, str]:
+    """(bands that a vector of one flag per band calls bad or None, its name)."""
+    for name, array in vectors.items():
         last = key_of(name.replace(".", "/").rsplit("/", 1)[-1])
-        if last in GOOD or last in BAD:
+        if last in (*GOOD, *BAD) and int(np.prod(array.shape, dtype=np.float64)) == bands:
             values = read(name)
             found = bad_bands(values, bands, last in GOOD)
             if found is not None and np.isin(np.asarray(values, np.float64), (-1, 0, 1)).all():
