@@ -18,8 +18,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hypervision import FeatureInfo, HyperModel
-from pretrain.data import token_means
+from hypervision import HyperModel
 
 Array = NDArray[Any]
 PURITY = 0.75
@@ -98,14 +97,20 @@ def feature_maps(model: HyperModel, scenes: Sequence[ProbeScene], batch: int = 8
 
 
 def on_final_grid(maps: dict[str, Array]) -> dict[str, Array]:
-    """Both maps as features [N, D] of the tokens of the last tap: the mean of the embeddings that each was made of."""
-    rows, cols = maps["final"].shape[1:]
-    ratio = -(-maps["embedding"].shape[1] // rows)
-    info = FeatureInfo("embedding", len(maps["embedding"]), ratio)
-    means = token_means(maps["embedding"], info) if ratio > 1 else maps["embedding"]
+    """Both maps as features [N, D] of the tokens of the last tap.
+
+    The embeddings that a merged token was made of stand side by side, as the merging layer reads them: a mean of them
+    would smooth away noise that the net itself has to deal with.
+    """
+    embedding_Dhw, final_Dhw = maps["embedding"], maps["final"]
+    rows, cols = final_Dhw.shape[1:]
+    ratio = -(-embedding_Dhw.shape[1] // rows)
+    over = [ratio * side - own for side, own in zip((rows, cols), embedding_Dhw.shape[1:], strict=True)]
+    padded = np.pad(embedding_Dhw, ((0, 0), (0, over[0]), (0, over[1])))
+    tiles = padded.reshape(len(padded), rows, ratio, cols, ratio).transpose(1, 3, 2, 4, 0)
     return {
-        "embedding": np.ascontiguousarray(means.reshape(len(means), rows * cols).T, np.float32),
-        "final": np.ascontiguousarray(maps["final"].reshape(len(maps["final"]), rows * cols).T),
+        "embedding": np.ascontiguousarray(tiles.reshape(rows * cols, -1)),
+        "final": np.ascontiguousarray(final_Dhw.reshape(len(final_Dhw), rows * cols).T),
     }
 
 

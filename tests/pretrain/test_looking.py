@@ -10,7 +10,7 @@ from hypervision import create_model
 from pretrain.heldout import HeldOutScore, best_window, probe_held_out, probe_row, teach_and_test
 from pretrain.logs import without_solved
 from pretrain.pictures import principal_colours
-from pretrain.probe import Patches, ProbeScene, model_input
+from pretrain.probe import Patches, ProbeScene, model_input, on_final_grid
 
 SMALL = {"image_size": 32, "embed_dim": 32, "depth": 2, "num_heads": 2, "global_blocks": [0, 1], "neck_dim": 32}
 
@@ -87,3 +87,13 @@ def test_colours_follow_the_first_components():
     colours = principal_colours(two)
     assert colours.shape == (4, 6, 3)
     assert {tuple(colours[0, 0]), tuple(colours[0, 5])} == {(0, 0, 0), (255, 0, 0)}
+
+
+def test_embeddings_of_a_merged_token_stand_side_by_side():
+    embedding = np.arange(2 * 3 * 4, dtype=np.float32).reshape(2, 3, 4)  # 3 x 4 tokens, merged to 2 x 2
+    found = on_final_grid({"embedding": embedding, "final": np.zeros((5, 2, 2), np.float32)})
+    assert found["embedding"].shape == (4, 8) and found["final"].shape == (4, 5)
+    assert found["embedding"][1].tolist() == [2, 14, 3, 15, 6, 18, 7, 19]
+    assert found["embedding"][2].tolist() == [8, 20, 9, 21, 0, 0, 0, 0]  # the edge that merging pads
+    flat = on_final_grid({"embedding": embedding, "final": np.zeros((5, 3, 4), np.float32)})
+    assert flat["embedding"].tolist() == embedding.reshape(2, 12).T.tolist()
