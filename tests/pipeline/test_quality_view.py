@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 
+from pipeline.console import console
 from pipeline.quality_view import report_quality, sheet_samples
 from pseudolabel.quality import tile_counts
 from sharding.planes import Planes
@@ -84,7 +85,8 @@ def test_many_scenes_are_chosen_evenly_over_all_shards(shard):
     assert found == [f"n{place // 9}s{place % 9}/1" for place in (0, 4, 8, 12, 16, 20, 24, 28, 32, 36, 40, 44)]
 
 
-def test_the_report_tells_the_share_of_valid_pixels(shard, tmp_path, capsys):
+def test_the_report_tells_the_share_of_valid_pixels(shard, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(console, "width", 240)  # no cell is broken into lines
     folder = shard(0, {"a": [64, 64]}, SCENE | tile_counts([64, 16, 64, 48], SIDE))
     report_quality(tmp_path, ["mine"], anew=True)
     told = json.loads((folder / "quality.json").read_text())

@@ -60,6 +60,6 @@ def test_shards_whose_last_tiles_were_padded_are_refused(work):
         return Body({"samples": 1})
 
     commit(old, write)
-    with pytest.raises(ChangedError, match=r"logic: 4 -> 5.*add --overwrite"):
+    with pytest.raises(ChangedError, match=r"logic: 4 -> 6.*add --overwrite"):
         pending(units, RunOptions())
     assert pending(units, RunOptions(overwrite=True)) == units
