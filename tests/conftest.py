@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -50,6 +51,11 @@ def shared():
     return find
 
 
+def _hear_the_interrupt() -> None:
+    """Tests that a shell put into the background ignore SIGINT, and so would what they start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start(*words: object, **options: object) -> subprocess.Popen:
     """Start the command line as a user would, in its own process group."""
     return subprocess.Popen(
@@ -59,7 +65,7 @@ def start(*words: object, **options: object) -> subprocess.Popen:
         text=True,
         cwd=ROOT,
         env={**os.environ, "COLUMNS": "200"},
-        **options,
+        **{"preexec_fn": _hear_the_interrupt, **options},
     )
 
 
